@@ -1,0 +1,159 @@
+/* The walk over keys. What hides pairs, which formulas are checked and how scores are made is the
+ * same for every walk; what is done with a tile of scores is the walk's own. */
+#include "compiler/build/passes.h"
+#include "compiler/build/select.h"
+
+void pass_carry(struct pass *pass, struct tile_value **value)
+{
+  if (*value != NULL)
+    pass->carried[pass->carried_count++] = value;
+}
+
+void pass_carry_state(struct pass *pass, struct build_map *map)
+{
+  struct tile_value **fields[ROWS_MAX_STATE];
+  size_t count = row_state_fields(&map->state, fields);
+  for (size_t k = 0; k < count; k++)
+    pass_carry(pass, fields[k]);
+  pass_carry(pass, &map->top);
+}
+
+/* ---- a tile ---- */
+
+static void check_formulas(struct build *b, const struct pass *pass, struct pass_tile *tile)
+{
+  struct expr_pool *pool = b->pool;
+  const struct spec *spec = b->spec;
+  unsigned wanted = tile->checks;
+  tile->reached = expr_and(pool, build_row_lives(b),
+                           tile->partial ? pass->maps->visible : pass->maps->always_seen);
+  if (tile->partial && (wanted & CHECK_MASK) != 0)
+    checks_emit(b, frame_pair(), spec->mask, BOUNDS_MASK, build_mask_reached(b));
+  for (uint32_t m = 0; m < spec->map_count && (wanted & CHECK_SCORES) != 0; m++)
+    checks_emit(b, frame_pair(), spec->maps[m].score, BOUNDS_PAIR, tile->reached);
+  if ((wanted & CHECK_WEIGHT) != 0)
+    checks_emit(b, frame_pair(), spec->weight, BOUNDS_PAIR, tile->reached);
+}
+
+void pass_enter_tile(struct build *b, const struct pass *pass, struct pass_tile *tile)
+{
+  const struct expr *visible = tile->partial ? pass->maps->visible : pass->maps->always_seen;
+  tile->checks = pass->checks;
+  tile->visible = expr_is_true(visible) ? NULL : build_value(b, frame_pair(), visible);
+  if (tile->checks != 0)
+    check_formulas(b, pass, tile);
+  for (uint32_t m = 0; m < pass->maps->count; m++)
+    if ((pass->wanted >> m & 1) != 0)
+      tile->scores[m] = build_tile(b, frame_pair(), pass->maps->items[m].score);
+}
+
+struct row_scores pass_row_scores(struct build *b, const struct pass_tile *tile,
+                                  const struct build_maps *maps, uint32_t map)
+{
+  struct row_scores scores = {.scores = tile->scores[map], .visible = tile->visible};
+  if (maps->items[map].algebra->wants_keys)
+    scores.keys = build_value(b, frame_pair(), build_var(b, EXPR_VAR_J));
+  return scores;
+}
+
+/* ---- the walk ---- */
+
+/* The carried values, as `visit` leaves them, are what the region at hand yields. */
+static void visit_tile(struct build *b, struct pass *pass, bool partial)
+{
+  struct pass_tile tile = {.partial = partial};
+  pass_enter_tile(b, pass, &tile);
+  pass->visit(b, pass->user, &tile);
+  struct tile_value *carried[PASS_MAX_CARRIED];
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    carried[k] = *pass->carried[k];
+  tile_yield(&b->tile, carried, pass->carried_count);
+}
+
+/* The same where some row chose a block of the tile; otherwise nothing changes. */
+static void visit_chosen(struct build *b, struct pass *pass, const struct tile_region *region,
+                         bool partial)
+{
+  struct tile_type types[PASS_MAX_CARRIED];
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    types[k] = (*pass->carried[k])->type;
+  struct tile_op *choice = tile_if(&b->tile, select_enter_tile(b), types, pass->carried_count);
+  visit_tile(b, pass, partial);
+  tile_open_region(&b->tile, choice, 1);
+  tile_yield(&b->tile, region->arguments + 1, pass->carried_count);
+  tile_end_region(&b->tile);
+  tile_yield(&b->tile, choice->results, pass->carried_count);
+}
+
+/* One region. Where all pairs are visible nothing is masked. */
+static void visit_region(struct build *b, struct pass *pass, const struct tile_region *region,
+                         bool partial)
+{
+  struct expr_pool *pool = b->pool;
+  struct tile_builder *t = &b->tile;
+  size_t mark = b->values.count;
+  b->key_base = region->arguments[0];
+  tile_set_name(t, b->key_base, "j0");
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    *pass->carried[k] = region->arguments[1 + k];
+  const struct expr *step = expr_long(pool, b->columns);
+  if (partial) {
+    const struct expr *left =
+        expr_sub(pool, build_long(b, build_var(b, EXPR_VAR_SIZE_NK)), expr_arg(pool, 0, EXPR_LONG));
+    b->live_keys =
+        build_index(b, "live_keys", expr_binary(pool, EXPR_MIN, left, step), &b->key_base, 1);
+  } else {
+    b->live_keys = build_value(b, frame_scalar(), step);
+  }
+  if (b->spec->select.present)
+    visit_chosen(b, pass, region, partial);
+  else
+    visit_tile(b, pass, partial);
+  b->values.count = mark;
+}
+
+/* Operands and test expressions of the walk. */
+struct walk_operands {
+  struct tile_value *segments[2 * VISIBILITY_MAX_SEGMENTS];
+  struct lowering tests;
+  const struct expr *may, *must;
+};
+
+static void lower_walk(struct build *b, struct walk_operands *w)
+{
+  struct expr_pool *pool = b->pool;
+  const struct visibility_walk *keys = &b->visibility->keys;
+  const struct expr *some_row =
+      expr_binary(pool, EXPR_LT, expr_long(pool, 0), expr_arg(pool, 0, EXPR_LONG));
+  for (uint32_t n = 0; n < keys->segment_count; n++) {
+    const struct expr *lo = keys->segments[n].may_lo, *hi = keys->segments[n].may_hi;
+    if (b->ragged) /* a tile beyond the last row of a shorter sequence sees no key */
+      hi = expr_select(pool, some_row, hi, lo);
+    w->segments[2 * n] = build_index(b, "lo", lo, NULL, 0);
+    w->segments[2 * n + 1] = build_index(b, "hi", hi, &b->live_rows, b->ragged ? 1 : 0);
+  }
+  w->tests = (struct lowering){.b = b, .frame = frame_scalar()};
+  w->may = lower_expr(&w->tests, keys->tested ? b->visibility->may : expr_bool(pool, true));
+  w->must = lower_expr(&w->tests, b->visibility->must);
+}
+
+void pass_walk(struct build *b, struct pass *pass)
+{
+  const struct visibility_walk *keys = &b->visibility->keys;
+  if (keys->segment_count == 0)
+    return;
+  struct walk_operands w;
+  lower_walk(b, &w);
+  struct tile_value *carried[PASS_MAX_CARRIED];
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    carried[k] = *pass->carried[k];
+  struct tile_op *op = tile_for_segments(&b->tile, b->columns, w.segments, keys->segment_count,
+                                         w.tests.operands.items, w.tests.operands.count, w.may,
+                                         w.must, carried, pass->carried_count);
+  visit_region(b, pass, op->regions[0], false);
+  tile_open_region(&b->tile, op, 1);
+  visit_region(b, pass, op->regions[1], true);
+  tile_end_region(&b->tile);
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    *pass->carried[k] = op->results[k];
+}

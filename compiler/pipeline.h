@@ -1,0 +1,87 @@
+/* From a checked spec, or a tile program's text, to compiled code: the list of stages, with the
+ * time that each took. */
+#ifndef ATTN_COMPILER_PIPELINE_H
+#define ATTN_COMPILER_PIPELINE_H
+
+#include "compiler/analysis/visibility.h"
+#include "compiler/tile/abi.h"
+#include "compiler/tile/ir.h"
+#include "dsl/spec.h"
+
+enum target { TARGET_HOST };
+const char *target_name(enum target target); /* "host" */
+
+enum kernel_kind { KERNEL_FORWARD };
+
+/* Tile sizes and the like; 0 where the table decides. Printed by explain, overridable, never part
+ * of a spec. */
+struct schedule {
+  uint32_t rows;             /* query rows of a tile, heads of a group packed */
+  uint32_t columns;          /* keys of a tile */
+  uint32_t lanes;            /* f32 lanes of a vector */
+  uint32_t row_vectors;      /* vectors of rows in a panel */
+  uint32_t column_registers; /* columns of a register tile */
+};
+
+struct compile_options {
+  enum target target;
+  enum kernel_kind kernel;
+  enum dtype type; /* F32, F16 or BF16: what DTYPE_ANY and DTYPE_SPEC become */
+  struct schedule schedule;
+};
+
+/* Compiled code and what a launcher must know. In the arena; `code` is allocated with mem_alloc and
+ * owned by the caller. */
+struct compiled_kernel {
+  const struct tile_kernel *tile;
+  size_t scratch_bytes; /* per thread */
+};
+
+/* A launch table of one rotary: see pipeline.c. */
+struct compile_timings {
+  double build, optimize, emit; /* milliseconds */
+};
+
+struct compiled {
+  const struct spec *spec;        /* NULL for hand-written tile programs */
+  struct compile_options options; /* with the schedule that was used */
+  const struct tile_program *program;
+  VECTOR(struct compiled_kernel) kernels;
+  const struct visibility
+      *visibility; /* summaries that the launcher computes; NULL for hand-written programs */
+  unsigned char
+      *code; /* a relocatable ELF object without undefined symbols; see runtime/host_loader.h */
+  size_t code_size;
+  struct compile_timings timings;
+};
+
+/* Spec to tile program. Features that the target does not lower yet are errors in `diagnostics`
+ * ("not yet lowered for TARGET", with their place) and give NULL. */
+struct compiled *compile_build(struct arena *arena, const struct spec *spec,
+                               const struct compile_options *options,
+                               struct diagnostics *diagnostics);
+/* Wraps a hand-written program. */
+struct compiled *compile_wrap(struct arena *arena, const struct tile_program *program,
+                              const struct compile_options *options);
+
+enum compile_form { COMPILE_OBJECT, COMPILE_LLVM, COMPILE_ASSEMBLY };
+enum compile_status {
+  COMPILE_OK,
+  COMPILE_OUT_OF_MEMORY,
+  COMPILE_FAILED,
+  COMPILE_UNAVAILABLE /* the code generator is not installed; *error says what to install */
+};
+
+/* Tile program to code. Runs the verifier first. OBJECT fills compiled->code; the others give
+ * NUL-terminated text in *text (mem_alloc'd, the caller frees). On failure *error (in the arena)
+ * says why. Arms its own guard: may be called without one, and leaves nothing behind when memory
+ * runs out. Thread-safe for different arenas. */
+enum compile_status compile_emit(struct arena *arena, struct compiled *compiled,
+                                 enum compile_form form, char **text, const char **error);
+
+/* Everything besides program and options that the target's code depends on: the version of the code
+ * generator and the processor with its features. Static; NULL where code must not outlive the
+ * process. Does not load the code generator. */
+const char *compile_identity(enum target target);
+
+#endif

@@ -1,0 +1,166 @@
+/* Products and contractions of the panel at hand. */
+#include "compiler/target/host/panel.h"
+
+/* scale_rows whose only use is as this product's accumulator is done as the accumulator is loaded.
+ */
+static const struct tile_op *folded_scale(struct host *h, const struct tile_op *product)
+{
+  if (product->operand_count < 3 || !host_is_pending(h, product->operands[2]))
+    return NULL;
+  const struct tile_op *def = product->operands[2]->def;
+  if (def->kind != TILE_SCALE_ROWS || host_info(h, def->results[0])->users.count != 1)
+    return NULL;
+  return def;
+}
+
+bool group_is_folded(struct host *h, const struct tile_op *op)
+{
+  if (op->kind != TILE_SCALE_ROWS || host_info(h, op->results[0])->users.count != 1)
+    return false;
+  const struct tile_op *user = host_info(h, op->results[0])->users.items[0];
+  return user->kind == TILE_PRODUCT && panel_op_pending(h, user) && folded_scale(h, user) == op;
+}
+
+/* The panel at hand of a tile in memory; what is held in vectors is written there first. */
+static LLVMValueRef panel_memory(struct panel_loop *g, const struct tile_value *value)
+{
+  struct host *h = g->h;
+  if (!panel_is_vector_tile(g, value))
+    return host_panel_base(h, value, g->panel);
+  LLVMValueRef base = host_allocate(h, (size_t)h->panel_rows * sizeof(float));
+  for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
+    panel_store_lanes(g, value, base, emit_i64(&h->e, (int64_t)v * h->e.lanes),
+                      host_value(h, value)->rows[v]);
+  return base;
+}
+
+/* A result of one column that was made in memory, as vectors for the ops that follow. */
+static void load_rows(struct panel_loop *g, const struct tile_value *value)
+{
+  struct host *h = g->h;
+  for (uint32_t v = 0; v < h->schedule.row_vectors && panel_is_vector_tile(g, value); v++)
+    host_value(h, value)->rows[v] = panel_load_lanes(g, value, host_panel_base(h, value, g->panel),
+                                                     emit_i64(&h->e, (int64_t)v * h->e.lanes));
+}
+
+static void copy_panel(struct panel_loop *g, const struct tile_value *from, LLVMValueRef to)
+{
+  struct host *h = g->h;
+  struct emit *e = &h->e;
+  struct host_value *place = host_value(h, from);
+  LLVMValueRef source = place->kind == HOST_SPLAT ? NULL : panel_memory(g, from);
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, emit_i64(e, 0),
+                  emit_i64(e, (int64_t)from->type.columns * h->panel_rows), e->lanes, NULL, 0);
+  LLVMValueRef lanes = source == NULL ? emit_broadcast(e, place->scalar)
+                                      : panel_load_lanes(g, from, source, loop.index);
+  panel_store_lanes(g, from, to, loop.index, lanes);
+  emit_loop_end(e, &loop, NULL);
+}
+
+void group_product(struct panel_loop *g, const struct tile_op *op,
+                   const struct host_value *a_outside, const struct host_value *b)
+{
+  struct host *h = g->h;
+  struct emit *e = &h->e;
+  const struct tile_value *result = op->results[0];
+  const struct tile_op *scale = folded_scale(h, op);
+  const struct tile_value *accumulator = op->operand_count < 3 ? NULL : op->operands[2];
+  if (scale != NULL)
+    accumulator = scale->operands[0];
+  panel_place_result(g, result);
+  bool one_row = result->type.rows == 1;
+  LLVMValueRef c;
+  if (one_row)
+    c = host_allocate(h, host_tile_bytes(h,
+                                         (struct tile_type){.rows = h->panel_rows,
+                                                            .columns = result->type.columns,
+                                                            .element = TILE_F32},
+                                         TILE_LAYOUT_PANEL));
+  else
+    c = host_panel_base(h, result, g->panel);
+  bool splat_zero = false;
+  if (accumulator != NULL) {
+    struct host_value *place = host_value(h, accumulator);
+    splat_zero = place->kind == HOST_SPLAT && scale == NULL &&
+                 LLVMIsAConstantFP(place->scalar) != NULL && LLVMIsNull(place->scalar);
+    if (one_row) {
+      struct host_value panel = host_as_layout(h, accumulator, TILE_LAYOUT_PANEL);
+      host_value(h, accumulator)->base = panel.base;
+      copy_panel(g, accumulator, c);
+    } else if (!splat_zero && (place->kind != HOST_MEMORY || panel_is_vector_tile(g, accumulator) ||
+                               place->base != host_value(h, result)->base)) {
+      copy_panel(g, accumulator, c);
+    }
+  }
+  LLVMValueRef a;
+  LLVMValueRef a_stride = NULL;
+  LLVMValueRef first = LLVMBuildMul(e->builder, g->panel, emit_i64(e, h->panel_rows), "");
+  if (op->transpose_a) {
+    a = emit_address(e, e->f32, a_outside->base, first);
+    a_stride = a_outside->stride;
+  } else if (a_outside->base != NULL) {
+    LLVMValueRef size = emit_i64(e, (int64_t)h->panel_rows * op->operands[0]->type.columns);
+    a = emit_address(e, e->f32, a_outside->base, LLVMBuildMul(e->builder, g->panel, size, ""));
+  } else {
+    a = panel_memory(g, op->operands[0]);
+  }
+  const LLVMValueRef *factor = scale == NULL ? NULL : host_value(h, scale->operands[1])->rows;
+  host_product(h, op, a, a_stride, b, c, factor, accumulator != NULL && !splat_zero);
+  if (one_row) { /* lane 0 of every column is the row */
+    struct emit_loop loop;
+    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, result->type.columns), 1, NULL, 0);
+    LLVMValueRef offset = LLVMBuildMul(e->builder, loop.index, emit_i64(e, h->panel_rows), "");
+    LLVMValueRef element = emit_load(e, e->f32, emit_address(e, e->f32, c, offset), 4);
+    emit_store(e, element, emit_address(e, e->f32, host_value(h, result)->base, loop.index), 4);
+    emit_loop_end(e, &loop, NULL);
+  }
+  load_rows(g, result);
+}
+
+/* sum over c of expr(a[m, c], b[n, c], ...): a loop over columns of the result, inside it one over
+ * c. */
+void group_contract(struct panel_loop *g, const struct tile_op *op, const struct host_value *b)
+{
+  struct host *h = g->h;
+  struct emit *e = &h->e;
+  const struct tile_value *result = op->results[0];
+  panel_place_result(g, result);
+  LLVMValueRef zero[HOST_MAX_ROW_VECTORS];
+  for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
+    zero[v] = LLVMConstNull(emit_vector_type(e, e->f32));
+  struct emit_loop columns;
+  emit_loop_begin(e, &columns, emit_i64(e, 0), emit_i64(e, result->type.columns), 1, NULL, 0);
+  struct emit_loop inner;
+  emit_loop_begin(e, &inner, emit_i64(e, 0), emit_i64(e, op->operands[0]->type.columns), 1, zero,
+                  h->schedule.row_vectors);
+  LLVMValueRef b_offset = LLVMBuildMul(e->builder, columns.index, b->stride, "");
+  b_offset = LLVMBuildAdd(e->builder, b_offset, inner.index, "");
+  LLVMValueRef b_element = emit_load(e, e->f32, emit_address(e, e->f32, b->base, b_offset), 4);
+  const struct tile_value *b_value = op->operands[1];
+  LLVMValueRef next[HOST_MAX_ROW_VECTORS];
+  g->op = op;
+  g->column = inner.index; /* of a and of [1, C] operands */
+  for (g->vector = 0; g->vector < h->schedule.row_vectors; g->vector++) {
+    g->elements[b_value->id][g->vector] = b_element;
+    panel_begin_expression(g);
+    LLVMValueRef term = emit_broadcast(e, emit_expression(&h->expression, op->expr));
+    next[g->vector] = LLVMBuildFAdd(e->builder, inner.carried[g->vector], term, "");
+    g->elements[b_value->id][g->vector] = NULL;
+  }
+  emit_loop_end(e, &inner, next);
+  if (result->type.rows == 1) { /* every lane is the one row */
+    LLVMValueRef sum = LLVMBuildExtractElement(e->builder, inner.result[0], emit_i32(e, 0), "");
+    emit_store(e, host_round(h, result->type.element, sum),
+               emit_address(e, e->f32, host_value(h, result)->base, columns.index), 4);
+  } else {
+    LLVMValueRef base = host_panel_base(h, result, g->panel);
+    LLVMValueRef offset = LLVMBuildMul(e->builder, columns.index, emit_i64(e, h->panel_rows), "");
+    for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
+      panel_store_lanes(g, result, base,
+                        LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), ""),
+                        host_round(h, result->type.element, inner.result[v]));
+  }
+  emit_loop_end(e, &columns, NULL);
+  load_rows(g, result);
+}

@@ -1,0 +1,41 @@
+/* The host target: tile programs to code for the CPU at hand, in LLVM vectors.
+ *
+ * Layouts. A tile with several rows lies in memory either ROW_MAJOR (element (m, n) at m * stride +
+ * n) or in PANELs: groups of `panel_rows` rows interleaved, element (m, n) at (m / P) * columns * P
+ * + n * P + m % P, so that a vector holds one column of consecutive rows. Row statistics are then
+ * vectors, reductions along a row are vertical, and a product reads its first operand as vectors
+ * and broadcasts elements of its second, which needs no packing. Results and first operands of
+ * products are panels, second operands row-major, everything else follows (layout.c).
+ *
+ * Groups. Consecutive ops on panels with the same rows form a group (group.c): one loop over panels
+ * that runs all of them on one panel, so that what passes between them stays in the first-level
+ * cache or in registers. Within a panel, elementwise ops and row reductions over the same columns
+ * share one loop.
+ *
+ * Memory. Every buffer has a fixed place in the thread's scratch area.
+ */
+#ifndef ATTN_COMPILER_TARGET_HOST_HOST_H
+#define ATTN_COMPILER_TARGET_HOST_HOST_H
+
+#include "compiler/pipeline.h"
+
+/* As compile_emit of pipeline.h, for TARGET_HOST. */
+enum compile_status host_emit(struct arena *arena, struct compiled *compiled,
+                              enum compile_form form, char **text, const char **error);
+
+/* The CPU that this process runs on. Texts are static or in the arena. */
+struct host_machine {
+  const char *unavailable; /* NULL, or why no code can be made here; the other texts are "" then */
+  const char *triple, *cpu, *features;
+  uint32_t vector_bits; /* widest that code is made for */
+};
+struct host_machine host_machine_detect(struct arena *arena);
+
+/* As compile_identity of pipeline.h. */
+const char *host_identity(void);
+
+/* Sets the fields of the schedule that are 0 to this machine's: lanes, row_vectors,
+ * column_registers. */
+void host_schedule_complete(struct schedule *schedule);
+
+#endif

@@ -1,0 +1,157 @@
+/* Private to the host target: the state of one kernel's lowering, and what its files offer one
+ * another. */
+#ifndef ATTN_COMPILER_TARGET_HOST_LOWER_H
+#define ATTN_COMPILER_TARGET_HOST_LOWER_H
+
+#include "compiler/emit/expr.h"
+#include "compiler/pipeline.h"
+
+enum { HOST_MAX_ROW_VECTORS = 4, HOST_ALIGNMENT = 64 };
+
+/* What is known of a value before lowering (layout.c). */
+struct host_info {
+  enum tile_layout layout; /* ROW_MAJOR or PANEL; of tiles with more than one row and column it is
+                              where they lie */
+  VECTOR(struct tile_op *) users;
+};
+
+enum host_kind {
+  HOST_UNSET,
+  HOST_SCALAR, /* scalar */
+  HOST_SPLAT,  /* a tile of one scalar; no memory */
+  HOST_IOTA,   /* scalar + index along the axis; no memory */
+  HOST_MEMORY,
+  HOST_ROWS /* [M, 1] inside the group at hand: one vector per row vector of the panel */
+};
+
+struct host_value {
+  enum host_kind kind;
+  LLVMValueRef scalar;
+  LLVMValueRef base;   /* MEMORY */
+  LLVMValueRef stride; /* i64, between rows, of ROW_MAJOR memory */
+  bool per_panel;      /* MEMORY: `base` holds the panel at hand only */
+  LLVMValueRef rows[HOST_MAX_ROW_VECTORS];
+};
+
+struct host_limit {
+  uint32_t rows;
+  LLVMValueRef live; /* i64 */
+};
+
+struct host_product;
+
+struct host {
+  struct emit e;
+  struct arena *arena;
+  const struct tile_program *program;
+  const struct tile_kernel *kernel;
+  struct emit_slots slots;
+  struct emit_expression expression;
+  struct schedule schedule;
+  uint32_t panel_rows;
+  struct host_info *info;    /* by value id */
+  struct host_value *values; /* by value id */
+  LLVMValueRef scratch;
+  LLVMValueRef task;
+  size_t scratch_used, scratch_peak;
+  VECTOR(struct host_limit) limits;
+  VECTOR(struct tile_op *) group; /* pending ops, not lowered yet */
+  uint32_t group_rows;
+  LLVMValueRef fault_function;
+  VECTOR(struct host_product) products;
+};
+
+/* A product function that was emitted already, by its shape. */
+struct host_product {
+  uint32_t inner, columns;
+  bool panel_a, transpose_b;
+  enum { HOST_PRODUCT_FRESH, HOST_PRODUCT_ADD, HOST_PRODUCT_SCALE_ADD } mode;
+  LLVMValueRef function;
+  LLVMTypeRef type;
+};
+
+/* layout.c */
+void host_analyze(struct host *h);
+static inline struct host_info *host_info(struct host *h, const struct tile_value *value)
+{
+  return &h->info[value->id];
+}
+static inline struct host_value *host_value(struct host *h, const struct tile_value *value)
+{
+  return &h->values[value->id];
+}
+static inline bool host_is_panel(struct host *h, const struct tile_value *value)
+{
+  return value->type.kind == TILE_KIND_TILE && value->type.rows > 1 &&
+         host_info(h, value)->layout == TILE_LAYOUT_PANEL;
+}
+/* Whether `op` belongs in a group, and with how many rows. */
+bool host_in_group(struct host *h, const struct tile_op *op, uint32_t *rows);
+
+/* buffer.c: places and elements */
+LLVMTypeRef host_element_type(struct host *h,
+                              enum tile_element element); /* in memory: float, i32 or i8 */
+LLVMValueRef host_from_memory(struct host *h, enum tile_element element, LLVMValueRef stored);
+LLVMValueRef host_to_memory(struct host *h, enum tile_element element, LLVMValueRef value);
+/* The f32 that a 16-bit real stands for; other elements as they are. */
+LLVMValueRef host_round(struct host *h, enum tile_element element, LLVMValueRef value);
+size_t host_tile_bytes(struct host *h, struct tile_type type, enum tile_layout layout);
+LLVMValueRef host_allocate(struct host *h, size_t bytes);
+uint32_t host_row_stride(struct host *h,
+                         struct tile_type type); /* elements, of a row-major buffer of ours */
+/* Gives `value` a buffer of its own in its layout. */
+void host_place(struct host *h, const struct tile_value *value);
+/* The row limit that applies to tiles of that many rows as an i64, or NULL. */
+LLVMValueRef host_live_rows(struct host *h, uint32_t rows);
+LLVMValueRef host_panel_count(struct host *h, uint32_t rows);
+/* Address of the panel that starts at row `panel * P` of a panel value. */
+LLVMValueRef host_panel_base(struct host *h, const struct tile_value *value, LLVMValueRef panel);
+/* `value` in memory in `layout`: itself, or a converted copy made here. */
+struct host_value host_as_layout(struct host *h, const struct tile_value *value,
+                                 enum tile_layout layout);
+/* Copies a tile of any kind into the memory of `to`, which has the layout of `like`. */
+void host_copy(struct host *h, const struct tile_value *from, const struct host_value *to,
+               const struct tile_value *like);
+/* Element (m, n), both i64, as the value of an expression. Slow; for conversions and odd shapes. */
+LLVMValueRef host_element(struct host *h, const struct tile_value *value,
+                          const struct host_value *place, enum tile_layout layout, LLVMValueRef m,
+                          LLVMValueRef n);
+void host_set_element(struct host *h, const struct tile_value *value,
+                      const struct host_value *place, enum tile_layout layout, LLVMValueRef m,
+                      LLVMValueRef n, LLVMValueRef element);
+
+/* memory.c: tensors */
+void host_load(struct host *h, const struct tile_op *op);
+/* panel: the panel at hand for a tile in panels, NULL for a row-major one */
+void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef panel);
+void host_store(struct host *h, const struct tile_op *op, LLVMValueRef panel);
+
+/* product.c: c (a panel's buffer) = or += a * b */
+void host_product(struct host *h, const struct tile_op *op, LLVMValueRef a, LLVMValueRef a_stride,
+                  const struct host_value *b, LLVMValueRef c, const LLVMValueRef *factor,
+                  bool accumulate);
+
+/* elementwise.c: maps, reductions and checks over rows of a row-major tile or over contiguous
+ * vectors */
+void host_rowwise(struct host *h, struct tile_op *op);
+void host_check_lanes(struct host *h, const struct tile_op *op, LLVMValueRef bad,
+                      LLVMValueRef index);
+LLVMValueRef host_reduce_step(struct host *h, enum tile_reduction reduction, LLVMValueRef a,
+                              LLVMValueRef b);
+LLVMValueRef host_reduce_start(struct host *h, const struct tile_op *op, bool vector);
+LLVMValueRef host_reduce_lanes(struct host *h, enum tile_reduction reduction, LLVMValueRef vector);
+LLVMValueRef host_convert(struct host *h, const struct tile_op *op,
+                          LLVMValueRef value); /* of a convert op */
+LLVMValueRef host_permuted_column(struct host *h, const struct tile_op *op,
+                                  LLVMValueRef column); /* i64 -> i64 */
+
+/* group.c */
+void host_group_add(struct host *h, struct tile_op *op, uint32_t rows);
+void host_group_flush(struct host *h);
+/* Whether the value is a result of a pending op. */
+bool host_is_pending(struct host *h, const struct tile_value *value);
+
+/* lower.c */
+void host_lower_kernel(struct host *h, struct compiled_kernel *kernel);
+
+#endif

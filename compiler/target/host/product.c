@@ -1,0 +1,179 @@
+/* The register-tiled product of one panel: c[n][lane] (+)= sum over k of a[k][lane] * b(k, n).
+ *
+ * A register tile holds `column_registers` columns of all of the panel's row vectors; every step of
+ * the inner loop loads the row vectors of a once and broadcasts an element of b for each column.
+ * Columns are divided evenly among tiles, so that the last is not a thin one that could not hide
+ * the latency of the multiply-adds.
+ */
+#include "compiler/target/host/lower.h"
+
+#include <string.h>
+
+enum { UNROLL = 4, MAX_COLUMN_REGISTERS = 16 };
+
+struct tile_function {
+  struct host *h;
+  const struct host_product *shape;
+  LLVMValueRef a, a_stride, b, b_stride, c;
+  LLVMValueRef factor[HOST_MAX_ROW_VECTORS];
+};
+
+static LLVMValueRef a_vector(struct tile_function *f, LLVMValueRef k, uint32_t v)
+{
+  struct emit *e = &f->h->e;
+  LLVMValueRef stride = f->shape->panel_a ? emit_i64(e, f->h->panel_rows) : f->a_stride;
+  LLVMValueRef offset = LLVMBuildMul(e->builder, k, stride, "");
+  offset = LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), "");
+  return emit_load(e, emit_vector_type(e, e->f32), emit_address(e, e->f32, f->a, offset),
+                   f->shape->panel_a ? 32 : 4);
+}
+
+/* One step over k for `width` columns whose row (transposed) or column of b starts at rows[w]. */
+static void step(struct tile_function *f, LLVMValueRef k, uint32_t width,
+                 const LLVMValueRef *starts, LLVMValueRef *sums)
+{
+  struct emit *e = &f->h->e;
+  uint32_t vectors = f->h->schedule.row_vectors;
+  LLVMValueRef a[HOST_MAX_ROW_VECTORS];
+  for (uint32_t v = 0; v < vectors; v++)
+    a[v] = a_vector(f, k, v);
+  LLVMValueRef row = f->shape->transpose_b ? k : LLVMBuildMul(e->builder, k, f->b_stride, "");
+  for (uint32_t w = 0; w < width; w++) {
+    LLVMValueRef b =
+        emit_broadcast(e, emit_load(e, e->f32, emit_address(e, e->f32, starts[w], row), 4));
+    for (uint32_t v = 0; v < vectors; v++)
+      sums[w * vectors + v] = emit_fma(e, a[v], b, sums[w * vectors + v]);
+  }
+}
+
+static LLVMValueRef c_address(struct tile_function *f, LLVMValueRef n, uint32_t w, uint32_t v)
+{
+  struct emit *e = &f->h->e;
+  LLVMValueRef column = LLVMBuildAdd(e->builder, n, emit_i64(e, w), "");
+  LLVMValueRef offset = LLVMBuildMul(e->builder, column, emit_i64(e, f->h->panel_rows), "");
+  return emit_address(e, e->f32, f->c,
+                      LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), ""));
+}
+
+static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t width)
+{
+  struct emit *e = &f->h->e;
+  uint32_t vectors = f->h->schedule.row_vectors;
+  LLVMTypeRef type = emit_vector_type(e, e->f32);
+  LLVMValueRef sums[EMIT_MAX_CARRIED];
+  LLVMValueRef starts[MAX_COLUMN_REGISTERS];
+  for (uint32_t w = 0; w < width; w++) {
+    LLVMValueRef column = LLVMBuildAdd(e->builder, n, emit_i64(e, w), "");
+    LLVMValueRef offset =
+        f->shape->transpose_b ? LLVMBuildMul(e->builder, column, f->b_stride, "") : column;
+    starts[w] = emit_address(e, e->f32, f->b, offset);
+    for (uint32_t v = 0; v < vectors; v++) {
+      LLVMValueRef *sum = &sums[w * vectors + v];
+      *sum = LLVMConstNull(type);
+      if (f->shape->mode == HOST_PRODUCT_FRESH)
+        continue;
+      *sum = emit_load(e, type, c_address(f, n, w, v), 32);
+      if (f->shape->mode == HOST_PRODUCT_SCALE_ADD)
+        *sum = LLVMBuildFMul(e->builder, *sum, f->factor[v], "");
+    }
+  }
+  uint32_t inner = f->shape->inner;
+  uint32_t unroll = inner < UNROLL ? 1 : UNROLL;
+  uint32_t main_part = inner - inner % unroll;
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, main_part), unroll, sums, width * vectors);
+  memcpy(sums, loop.carried, sizeof(sums));
+  for (uint32_t u = 0; u < unroll; u++)
+    step(f, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, u), ""), width, starts, sums);
+  emit_loop_end(e, &loop, sums);
+  memcpy(sums, loop.result, sizeof(sums));
+  for (uint32_t k = main_part; k < inner; k++)
+    step(f, emit_i64(e, k), width, starts, sums);
+  for (uint32_t w = 0; w < width; w++)
+    for (uint32_t v = 0; v < vectors; v++)
+      emit_store(e, sums[w * vectors + v], c_address(f, n, w, v), 32);
+}
+
+static void emit_product_function(struct host *h, struct host_product *shape)
+{
+  struct emit *e = &h->e;
+  LLVMValueRef outer = e->function;
+  LLVMBasicBlockRef outer_entry = e->entry;
+  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
+  uint32_t vectors = h->schedule.row_vectors;
+  LLVMTypeRef parameters[5 + HOST_MAX_ROW_VECTORS] = {e->pointer, e->i64, e->pointer, e->i64,
+                                                      e->pointer};
+  for (uint32_t v = 0; v < vectors; v++)
+    parameters[5 + v] = emit_vector_type(e, e->f32);
+  unsigned count = shape->mode == HOST_PRODUCT_SCALE_ADD ? 5 + vectors : 5;
+  shape->type = LLVMFunctionType(e->none, parameters, count, false);
+  emit_function(e, "product", shape->type, false);
+  shape->function = e->function;
+  unsigned noinline = LLVMGetEnumAttributeKindForName("noinline", 8);
+  LLVMAddAttributeAtIndex(e->function, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                          LLVMCreateEnumAttribute(e->context, noinline, 0));
+  struct tile_function f = {.h = h, .shape = shape};
+  f.a = LLVMGetParam(e->function, 0);
+  f.a_stride = LLVMGetParam(e->function, 1);
+  f.b = LLVMGetParam(e->function, 2);
+  f.b_stride = LLVMGetParam(e->function, 3);
+  f.c = LLVMGetParam(e->function, 4);
+  for (uint32_t v = 0; v + 5 < count; v++)
+    f.factor[v] = LLVMGetParam(e->function, 5 + v);
+  uint32_t widest = h->schedule.column_registers;
+  uint32_t tiles = (shape->columns + widest - 1) / widest;
+  uint32_t narrow = shape->columns / tiles;
+  uint32_t wide_tiles = shape->columns % tiles; /* of narrow + 1 columns */
+  uint32_t wide_columns = wide_tiles * (narrow + 1);
+  struct emit_loop loop;
+  if (wide_tiles != 0) {
+    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, wide_columns), narrow + 1, NULL, 0);
+    register_tile(&f, loop.index, narrow + 1);
+    emit_loop_end(e, &loop, NULL);
+  }
+  emit_loop_begin(e, &loop, emit_i64(e, wide_columns), emit_i64(e, shape->columns), narrow, NULL,
+                  0);
+  register_tile(&f, loop.index, narrow);
+  emit_loop_end(e, &loop, NULL);
+  LLVMBuildRetVoid(e->builder);
+  e->function = outer;
+  e->entry = outer_entry;
+  LLVMPositionBuilderAtEnd(e->builder, here);
+}
+
+static const struct host_product *product_function(struct host *h, struct host_product wanted)
+{
+  for (size_t k = 0; k < h->products.count; k++) {
+    const struct host_product *made = &h->products.items[k];
+    if (made->inner == wanted.inner && made->columns == wanted.columns &&
+        made->panel_a == wanted.panel_a && made->transpose_b == wanted.transpose_b &&
+        made->mode == wanted.mode)
+      return made;
+  }
+  emit_product_function(h, &wanted);
+  vector_push(h->arena, &h->products, wanted);
+  return &h->products.items[h->products.count - 1];
+}
+
+void host_product(struct host *h, const struct tile_op *op, LLVMValueRef a, LLVMValueRef a_stride,
+                  const struct host_value *b, LLVMValueRef c, const LLVMValueRef *factor,
+                  bool accumulate)
+{
+  struct emit *e = &h->e;
+  struct tile_type a_type = op->operands[0]->type;
+  struct host_product wanted = {.inner = op->transpose_a ? a_type.rows : a_type.columns,
+                                .columns = op->results[0]->type.columns,
+                                .panel_a = a_stride == NULL,
+                                .transpose_b = op->transpose_b};
+  wanted.mode = !accumulate      ? HOST_PRODUCT_FRESH
+                : factor == NULL ? HOST_PRODUCT_ADD
+                                 : HOST_PRODUCT_SCALE_ADD;
+  const struct host_product *function = product_function(h, wanted);
+  LLVMValueRef args[5 + HOST_MAX_ROW_VECTORS] = {a, a_stride == NULL ? emit_i64(e, 0) : a_stride,
+                                                 b->base, b->stride, c};
+  unsigned count = 5;
+  if (wanted.mode == HOST_PRODUCT_SCALE_ADD)
+    for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
+      args[count++] = factor[v];
+  LLVMBuildCall2(e->builder, function->type, function->function, args, count, "");
+}

@@ -1,0 +1,44 @@
+/* Inside libattn: the checks of a launch. What passes them can be computed without looking again.
+ */
+#ifndef ATTN_RUNTIME_ARGUMENTS_H
+#define ATTN_RUNTIME_ARGUMENTS_H
+
+#include "runtime/unit.h"
+
+/* A tensor as kernels see it. Empty ones point to zeros and have strides of 0; a dimension of size
+ * 1 at the end has the stride 1. */
+struct bound_tensor {
+  unsigned char *data;
+  enum dtype type;
+  uint32_t rank;
+  bool empty;
+  int64_t sizes[SPEC_MAX_RANK];
+  int64_t strides[SPEC_MAX_RANK]; /* in elements */
+};
+
+struct call {
+  int64_t batch, max_queries, max_keys; /* B, NQ, NK */
+  int64_t total_queries, total_keys;    /* ragged only */
+  struct bound_tensor q, k, v, o;       /* v.rank is 0 where the value is a slice of k */
+  struct bound_tensor starts[2];        /* of queries and keys, as given: i32 or i64; ragged only */
+  union expr_value params[SPEC_MAX_PARAMS]; /* by the spec's numbers */
+  struct bound_tensor inputs[SPEC_MAX_INPUTS];
+  struct bound_tensor outputs[SPEC_MAX_OUTPUTS];
+};
+
+/* The storage type that a launch asks for, which is q's: F32, F16 or BF16, and one that the program
+ * takes. */
+attn_status arguments_type(const struct unit *front, const attn_arguments *arguments,
+                           const struct error_sink *sink, enum dtype *type);
+
+/* Checks everything against the unit, which is compiled for `type`. The evaluator, which may be
+ * NULL when no dimension of an input is an expression, gets sizes and parameters set. */
+attn_status arguments_check(const struct unit *unit, const attn_arguments *arguments,
+                            struct unit_evaluator *evaluator, const struct error_sink *sink,
+                            struct call *call);
+
+/* Sets sizes and parameters. Runs inside the guard of the evaluator's arena. */
+void arguments_set(const struct unit *unit, const struct call *call,
+                   struct expr_evaluator *evaluator);
+
+#endif

@@ -1,0 +1,219 @@
+#include "runtime/attnc/compare.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The values of one (b, h), near ties left out. */
+struct slice {
+  double *out, *ref, *naive;
+  int64_t *place; /* number of the element within the slice, near ties counted */
+  size_t count, capacity;
+};
+
+static bool reserve(struct slice *slice, size_t capacity)
+{
+  if (capacity <= slice->capacity)
+    return true;
+  double *values = mem_alloc_zeroed(capacity, 3 * sizeof(double));
+  int64_t *place = mem_alloc_zeroed(capacity, sizeof(int64_t));
+  if (values == NULL || place == NULL) {
+    mem_free(values);
+    mem_free(place);
+    return false;
+  }
+  mem_free(slice->out);
+  mem_free(slice->place);
+  *slice = (struct slice){.out = values,
+                          .ref = values + capacity,
+                          .naive = values + 2 * capacity,
+                          .place = place,
+                          .capacity = capacity};
+  return true;
+}
+
+static void add(struct slice *slice, double out, double ref, double naive, int64_t place)
+{
+  slice->out[slice->count] = out;
+  slice->ref[slice->count] = ref;
+  slice->naive[slice->count] = naive;
+  slice->place[slice->count++] = place;
+}
+
+static bool differs_in_kind(double out, double ref)
+{
+  if (isfinite(ref))
+    return !isfinite(out);
+  return isnan(ref) ? !isnan(out) : out != ref;
+}
+
+/* The element to show: one of the wrong kind, else the one furthest off. */
+static size_t worst_element(const struct slice *slice)
+{
+  size_t worst = 0;
+  double distance = -1;
+  for (size_t n = 0; n < slice->count; n++) {
+    if (differs_in_kind(slice->out[n], slice->ref[n]))
+      return n;
+    if (isfinite(slice->ref[n]) && fabs(slice->out[n] - slice->ref[n]) > distance) {
+      distance = fabs(slice->out[n] - slice->ref[n]);
+      worst = n;
+    }
+  }
+  return worst;
+}
+
+/* Applies the rule. `width`: elements of a row, 0 when a row is one number. */
+static void judge(const struct slice *slice, const char *name, int64_t b, int64_t h, int64_t width,
+                  struct comparison *comparison)
+{
+  if (slice->count == 0)
+    return;
+  struct ref_error error = ref_compare(slice->out, slice->ref, slice->naive, slice->count);
+  double ratio =
+      error.out_error == 0 ? 0 : error.out_error / error.bound; /* infinite for a bound of 0 */
+  if (!error.ok && !(ratio > 1))
+    ratio = (double)INFINITY;
+  bool is_o = strcmp(name, "o") == 0;
+  if (is_o && error.out_error > comparison->max_error)
+    comparison->max_error = error.out_error;
+  comparison->ok &= error.ok;
+  bool first = comparison->where[0] == '\0';
+  if (!first && ratio <= comparison->worst_ratio)
+    return;
+  comparison->worst_ratio = ratio;
+  if (is_o)
+    comparison->bound = error.bound;
+  size_t worst = worst_element(slice);
+  int64_t place = slice->place[worst];
+  comparison->out = slice->out[worst];
+  comparison->ref = slice->ref[worst];
+  int used = snprintf(comparison->where, sizeof(comparison->where), "%s[%lld, %lld, %lld", name,
+                      (long long)b, (long long)h, (long long)(width > 0 ? place / width : place));
+  if (width > 0)
+    used += snprintf(comparison->where + used, sizeof(comparison->where) - (size_t)used, ", %lld",
+                     (long long)(place % width));
+  snprintf(comparison->where + used, sizeof(comparison->where) - (size_t)used, "]");
+}
+
+/* What is compared: o, or output `number`. */
+struct subject {
+  const struct tensor *tensor;
+  const char *name;
+  const double *exact, *naive;
+  enum output_kind kind; /* of an output */
+  bool is_o;
+};
+
+static bool per_row(const struct subject *subject)
+{
+  return subject->is_o || (subject->kind != OUTPUT_MASS && subject->kind != OUTPUT_WEIGHTS);
+}
+
+/* Gathers (b, h) of the subject. `row`: where its rows begin among the reference's. */
+static bool gather(struct workload *workload, const struct subject *subject,
+                   const struct ref_result *exact, int64_t b, int64_t h, uint32_t heads,
+                   int64_t row, struct slice *slice, int64_t *width)
+{
+  const struct spec *spec = workload->spec;
+  int64_t queries = workload_queries(workload, b);
+  int64_t keys = workload_keys(workload, b);
+  bool is_mass = !subject->is_o && subject->kind == OUTPUT_MASS;
+  int64_t rows = is_mass ? 1 : queries;
+  int64_t columns = subject->is_o ? spec->dim_v : per_row(subject) ? 1 : keys;
+  slice->count = 0;
+  *width = subject->is_o || (!is_mass && !per_row(subject)) ? columns : 0;
+  if (!reserve(slice, (size_t)(rows * columns)))
+    return false;
+  for (int64_t r = 0; r < rows; r++) {
+    if (!is_mass && exact->near_tie[row + r])
+      continue;
+    int64_t head = b * heads + h;
+    for (int64_t c = 0; c < columns; c++) {
+      int64_t from = (row + r) * columns + c;
+      int64_t at = workload_row(workload, b, h, r) * columns + c;
+      if (is_mass) {
+        from = head * workload->keys + c;
+        at = workload->ragged ? (workload->key_starts[b] + c) * spec->query_heads + h
+                              : (b * spec->query_heads + h) * keys + c;
+      } else if (!per_row(subject)) {
+        from = (head * workload->queries + r) * workload->keys + c;
+        at = workload_row(workload, b, h, r) * workload->keys + c;
+      }
+      add(slice, tensor_get(subject->tensor, at), subject->exact[from], subject->naive[from],
+          r * columns + c);
+    }
+  }
+  return true;
+}
+
+/* Mass sums over rows: one near tie spoils it for the head. */
+static bool has_near_tie(const struct ref_result *exact, int64_t row, int64_t rows)
+{
+  for (int64_t r = 0; r < rows; r++)
+    if (exact->near_tie[row + r])
+      return true;
+  return false;
+}
+
+static bool compare_subject(struct workload *workload, const struct subject *subject,
+                            const struct ref_result *exact, uint32_t heads, struct slice *slice,
+                            struct comparison *comparison)
+{
+  int64_t row = 0;
+  for (int64_t b = 0; b < workload->batch; b++) {
+    int64_t queries = workload_queries(workload, b);
+    for (int64_t h = 0; h < heads; h++, row += queries) {
+      int64_t width;
+      if (!subject->is_o && subject->kind == OUTPUT_MASS && has_near_tie(exact, row, queries))
+        continue;
+      if (!gather(workload, subject, exact, b, h, heads, row, slice, &width))
+        return false;
+      judge(slice, subject->name, b, h, width, comparison);
+    }
+  }
+  return true;
+}
+
+static bool compare_results(struct workload *workload, const struct ref_result *exact,
+                            const struct ref_result *naive, uint32_t heads,
+                            struct comparison *comparison)
+{
+  struct slice slice = {0};
+  struct subject subject = {
+      .tensor = &workload->o, .name = "o", .exact = exact->o, .naive = naive->o, .is_o = true};
+  bool good = compare_subject(workload, &subject, exact, heads, &slice, comparison);
+  for (uint32_t k = 0; k < workload->spec->output_count && good; k++) {
+    char name[64];
+    subject = (struct subject){.tensor = &workload->outputs[k],
+                               .name = workload_name(workload->spec, WORKLOAD_OUTPUT, k, name),
+                               .exact = exact->outputs[k],
+                               .naive = naive->outputs[k],
+                               .kind = workload->spec->outputs[k].kind};
+    good = compare_subject(workload, &subject, exact, heads, &slice, comparison);
+  }
+  mem_free(slice.out);
+  mem_free(slice.place);
+  return good;
+}
+
+bool compare_workload(struct workload *workload, uint32_t heads, struct comparison *comparison)
+{
+  *comparison = (struct comparison){.ok = true};
+  struct ref_result exact;
+  struct ref_result naive = {0};
+  if (!workload_reference(workload, REF_EXACT, heads, &exact))
+    return false;
+  comparison->fault = exact.fault;
+  comparison->visible = exact.visible;
+  comparison->pairs = exact.pairs;
+  for (int64_t row = 0; row < exact.rows; row++)
+    comparison->near_ties += exact.near_tie[row];
+  bool good = true;
+  if (!exact.fault.raised)
+    good = workload_reference(workload, REF_NAIVE, heads, &naive) &&
+           compare_results(workload, &exact, &naive, heads, comparison);
+  ref_result_free(&naive);
+  ref_result_free(&exact);
+  return good;
+}

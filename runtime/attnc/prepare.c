@@ -1,0 +1,252 @@
+#include "runtime/attnc/prepare.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/attnc/bind.h"
+#include "runtime/attnc/random.h"
+
+/* ---- sizes ---- */
+
+/* B=2,NQ=512,NK=512 in any order; B is 1 and NK is NQ where they are left out. */
+static bool parse_sizes(const struct prepare_request *request, int64_t sizes[3])
+{
+  static const char *const names[] = {"B", "NQ", "NK"};
+  bool given[3] = {false, false, false};
+  sizes[0] = 1;
+  for (const char *at = request->sizes; *at != '\0';) {
+    char part[64];
+    char name[64];
+    const char *value;
+    uint64_t number;
+    size_t length = strcspn(at, ",");
+    size_t k = 0;
+    snprintf(part, sizeof(part), "%.*s",
+             length < sizeof(part) ? (int)length : (int)sizeof(part) - 1, at);
+    if (!option_split(request->option, part, name, sizeof(name), &value))
+      return false;
+    while (k < 3 && strcmp(names[k], name) != 0)
+      k++;
+    if (k == 3) {
+      complain("--%s takes B, NQ and NK, not '%s'", request->option, name);
+      return false;
+    }
+    if (!parse_number(value, 0, PREPARE_MAX_SIZE, &number)) {
+      complain("--%s %s takes a whole number from 0 to %d, not '%s'", request->option, name,
+               PREPARE_MAX_SIZE, value);
+      return false;
+    }
+    sizes[k] = (int64_t)number;
+    given[k] = true;
+    at += length + (at[length] == ',');
+  }
+  if (!given[1]) {
+    complain("--%s needs the number of queries: --%s B=1,NQ=512,NK=512", request->option,
+             request->option);
+    return false;
+  }
+  if (!given[2])
+    sizes[2] = sizes[1];
+  return true;
+}
+
+static enum exit_status set_sizes(struct workload *workload, const struct prepare_request *request)
+{
+  int64_t sizes[3];
+  if (!parse_sizes(request, sizes))
+    return EXIT_USAGE;
+  workload->batch = sizes[0];
+  workload->queries = sizes[1];
+  workload->keys = sizes[2];
+  if (workload->ragged && !random_lengths(workload, request->seed, sizes[0], sizes[1], sizes[2]))
+    return fail_memory();
+  return EXIT_FINE;
+}
+
+/* ---- tensors ---- */
+
+enum exit_status prepare_spec(struct workload *workload, const struct document *document,
+                              const struct prepare_request *request)
+{
+  const struct spec *spec = document_select(document, request->name);
+  enum dtype type;
+  if (spec == NULL || !document_type(spec, (enum dtype)request->type, &type))
+    return EXIT_WRONG;
+  workload_init(workload, spec, type);
+  for (size_t k = 0; k < request->params->count; k++) {
+    enum exit_status status = workload_set_param(workload, request->params->items[k]);
+    if (status != EXIT_FINE)
+      return status;
+  }
+  for (uint32_t k = 0; k < spec->param_count; k++)
+    if (!workload->given[k])
+      return fail_with(EXIT_USAGE, "parameter '%s' has no default; add --param %s=VALUE",
+                       spec->params[k].name, spec->params[k].name);
+  return EXIT_FINE;
+}
+
+enum exit_status prepare_tensors(struct workload *workload, const struct prepare_request *request,
+                                 struct tensor *expected)
+{
+  enum exit_status status;
+  *expected = (struct tensor){0};
+  if (request->sizes == NULL) {
+    const struct bind_request bind = {request->files, (enum dtype)request->type};
+    status = bind_files(workload, &bind, expected);
+    return status == EXIT_FINE ? workload_allocate(workload) : status;
+  }
+  status = set_sizes(workload, request);
+  if (status == EXIT_FINE)
+    status = workload_allocate(workload);
+  if (status == EXIT_FINE)
+    random_fill(workload, request->seed);
+  return status;
+}
+
+/* Marks the inputs that the mask or the offset read, or that those inputs' indices read. */
+static bool find_mask_inputs(const struct spec *spec, bool wanted[SPEC_MAX_INPUTS])
+{
+  const struct expr_pool *pool = spec->pool;
+  uint32_t count = (spec->mask->id > spec->offset->id ? spec->mask->id : spec->offset->id) + 1;
+  bool *reached = mem_alloc_zeroed(count, sizeof(*reached));
+  if (reached == NULL)
+    return false;
+  reached[spec->mask->id] = true;
+  reached[spec->offset->id] = true;
+  for (uint32_t id = count; id-- > 0;) {
+    const struct expr *e = pool->nodes.items[id];
+    if (!reached[id])
+      continue;
+    if (e->op == EXPR_READ && e->value.i >= EXPR_TENSOR_INPUT)
+      wanted[e->value.i - EXPR_TENSOR_INPUT] = true;
+    for (uint32_t k = 0; k < e->arg_count; k++)
+      reached[e->args[k]->id] = true;
+  }
+  mem_free(reached);
+  return true;
+}
+
+enum exit_status prepare_mask(struct workload *workload, const struct prepare_request *request)
+{
+  struct tensor expected = {0};
+  bool wanted[SPEC_MAX_INPUTS] = {false};
+  if (request->sizes == NULL) {
+    enum exit_status bound = prepare_tensors(workload, request, &expected);
+    tensor_free(&expected);
+    return bound;
+  }
+  enum exit_status status = set_sizes(workload, request);
+  if (status == EXIT_FINE && !find_mask_inputs(workload->spec, wanted))
+    status = fail_memory();
+  for (uint32_t k = 0; k < workload->spec->input_count && status == EXIT_FINE; k++)
+    if (wanted[k])
+      status = workload_allocate_one(workload, WORKLOAD_INPUT, k);
+  if (status != EXIT_FINE)
+    return status;
+  random_fill(workload, request->seed);
+  const struct bind_request bind = {request->files, (enum dtype)request->type};
+  return bind_inputs(workload, &bind, wanted);
+}
+
+/* ---- programs ---- */
+
+static enum exit_status create_context(struct prepared *prepared, const char *device,
+                                       uint64_t threads)
+{
+  char error[1024] = "";
+  attn_context_options options = ATTN_CONTEXT_OPTIONS_INIT;
+  options.device = device;
+  options.threads = (unsigned)threads;
+  options.error = error;
+  options.error_size = sizeof(error);
+  attn_status status = attn_context_create(&options, &prepared->context);
+  return status == ATTN_OK ? EXIT_FINE : fail_with(exit_of_attn(status), "%s", error);
+}
+
+enum exit_status prepare_program(struct prepared *prepared, const struct workload *workload,
+                                 const struct document *document, const char *device,
+                                 uint64_t threads, bool json)
+{
+  static const attn_type types[] = {
+      [DTYPE_F32] = ATTN_TYPE_F32, [DTYPE_F16] = ATTN_TYPE_F16, [DTYPE_BF16] = ATTN_TYPE_BF16};
+  char error[1024] = "";
+  char *diagnostics = NULL;
+  attn_setting sets[OPTION_LIST_MAX];
+  *prepared = (struct prepared){0};
+  enum exit_status created = create_context(prepared, device, threads);
+  if (created != EXIT_FINE)
+    return created;
+  for (size_t k = 0; k < document->set_count; k++)
+    sets[k] = (attn_setting){document->sets[k].name, document->sets[k].value};
+  attn_compile_options compile = ATTN_COMPILE_OPTIONS_INIT;
+  compile.attention = workload->spec->name;
+  compile.type = types[workload->type];
+  compile.sets = sets;
+  compile.set_count = document->set_count;
+  compile.read_import = document_read_import;
+  compile.diagnostics = &diagnostics;
+  compile.diagnostics_format = json            ? ATTN_DIAGNOSTICS_JSON
+                               : wants_color() ? ATTN_DIAGNOSTICS_COLOR
+                                               : ATTN_DIAGNOSTICS_TEXT;
+  compile.error = error;
+  compile.error_size = sizeof(error);
+  double start = now_ms();
+  attn_status status = attn_compile(prepared->context, document->text, document->length,
+                                    document->name, &compile, &prepared->program);
+  if (status == ATTN_OK)
+    status = attn_program_prepare(prepared->program, compile.type);
+  prepared->compile_ms = now_ms() - start;
+  if (status != ATTN_OK && diagnostics != NULL)
+    fputs(diagnostics, json ? stdout : stderr);
+  else if (status != ATTN_OK)
+    complain("%s", error);
+  /* Warnings were printed when the document was opened. */
+  attn_text_free(diagnostics);
+  return exit_of_attn(status);
+}
+
+void prepared_free(struct prepared *prepared)
+{
+  attn_program_free(prepared->program);
+  attn_context_free(prepared->context);
+  *prepared = (struct prepared){0};
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+  double x = *(const double *)a;
+  double y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+enum exit_status prepare_launches(const struct prepared *prepared, struct workload *workload,
+                                  size_t repeat, double *times)
+{
+  char error[1024] = "";
+  bool talks = is_terminal(STDERR_FILENO);
+  double shown = 0;
+  attn_status status = workload_launch(workload, prepared->program, error, sizeof(error));
+  for (size_t k = 0; k < repeat && status == ATTN_OK; k++) {
+    double start = now_ms();
+    status = workload_launch(workload, prepared->program, error, sizeof(error));
+    double end = now_ms();
+    times[k] = end - start;
+    if (talks && end - shown > 200) {
+      fprintf(stderr, "\rlaunch %zu of %zu ...", k + 1, repeat);
+      shown = end;
+    }
+  }
+  if (shown > 0)
+    fputs("\r\033[K", stderr);
+  qsort(times, repeat, sizeof(*times), compare_doubles);
+  if (status != ATTN_OK)
+    complain("%s", error);
+  return exit_of_attn(status);
+}
+
+double median_of(const double *sorted, size_t count)
+{
+  return (sorted[(count - 1) / 2] + sorted[count / 2]) / 2;
+}

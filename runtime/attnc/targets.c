@@ -1,0 +1,106 @@
+/* attnc targets: what can be compiled for, and on what it would run here. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "compiler/target/host/host.h"
+#include "runtime/attnc/json.h"
+#include "runtime/attnc/options.h"
+
+/* Targets that the language is designed for and this version does not lower to. */
+static const struct planned {
+  const char *name, *needs;
+} planned[] = {
+    {"sm_80", "an NVIDIA GPU since Ampere; not lowered yet"},
+    {"sm_90a", "an NVIDIA GPU of the Hopper family; not lowered yet"},
+};
+enum { PLANNED_COUNT = sizeof(planned) / sizeof(planned[0]) };
+
+static void print_json(const struct host_machine *machine, long processors)
+{
+  struct json json = {.file = stdout};
+  json_open(&json, NULL, '[');
+  json_open(&json, NULL, '{');
+  json_text(&json, "name", "host");
+  json_bool(&json, "available", machine->unavailable == NULL);
+  if (machine->unavailable != NULL)
+    json_text(&json, "needs", machine->unavailable);
+  json_text(&json, "triple", machine->triple);
+  json_text(&json, "cpu", machine->cpu);
+  json_text(&json, "features", machine->features);
+  json_integer(&json, "vector_bits", machine->vector_bits);
+  json_integer(&json, "processors", processors);
+  json_close(&json, '}');
+  for (size_t k = 0; k < PLANNED_COUNT; k++) {
+    json_open(&json, NULL, '{');
+    json_text(&json, "name", planned[k].name);
+    json_bool(&json, "available", false);
+    json_text(&json, "needs", planned[k].needs);
+    json_close(&json, '}');
+  }
+  json_close(&json, ']');
+}
+
+/* The features that matter to the code made here, among the hundred that the processor has. */
+static void print_features(const char *features)
+{
+  static const char *const shown[] = {"sse4.2",  "avx",      "avx2",       "fma",        "f16c",
+                                      "avx512f", "avx512bw", "avx512vnni", "avx512bf16", "amx-bf16",
+                                      "neon",    "sve",      "fullfp16",   "bf16"};
+  for (size_t k = 0; k < sizeof(shown) / sizeof(shown[0]); k++) {
+    size_t length = strlen(shown[k]);
+    for (const char *at = features; at != NULL && *at != '\0';
+         at = strchr(at, ','), at += at != NULL) {
+      if (*at == '+' && strncmp(at + 1, shown[k], length) == 0 &&
+          (at[1 + length] == ',' || at[1 + length] == '\0'))
+        printf(" %s", shown[k]);
+    }
+  }
+}
+
+static void print_table(const struct host_machine *machine, long processors)
+{
+  if (machine->unavailable != NULL) {
+    printf("host      %s\n", machine->unavailable);
+  } else {
+    printf("host      %s, %ld processors, vectors of %u bits\n", machine->cpu, processors,
+           machine->vector_bits);
+    printf("          %s:", machine->triple);
+    print_features(machine->features);
+    printf("\n");
+  }
+  for (size_t k = 0; k < PLANNED_COUNT; k++)
+    printf("%-9s %s\n", planned[k].name, planned[k].needs);
+}
+
+enum exit_status command_targets(int argc, char **argv)
+{
+  bool json = false;
+  const struct option options[] = {
+      {"json", 0, OPTION_FLAG, NULL, "print JSON", &json, 0, 0},
+  };
+  const struct usage usage = {
+      .command = "targets",
+      .arguments = "[options]",
+      .summary = "Lists what specs can be compiled for.",
+      .options = options,
+      .option_count = 1,
+  };
+  enum exit_status status;
+  if (!options_parse(&usage, &argc, argv, &status))
+    return status;
+  struct arena arena;
+  arena_init(&arena);
+  if (arena_guard(&arena)) {
+    arena_free(&arena);
+    return fail_memory();
+  }
+  struct host_machine machine = host_machine_detect(&arena);
+  long processors = sysconf(_SC_NPROCESSORS_ONLN);
+  if (json)
+    print_json(&machine, processors);
+  else
+    print_table(&machine, processors);
+  arena_free(&arena);
+  return EXIT_FINE;
+}

@@ -1,0 +1,365 @@
+/* libattn: compiles attention written as an .attn spec and computes it.
+ *
+ *     attn_context *context;
+ *     attn_program *program;
+ *     attn_context_create(NULL, &context);
+ *     attn_compile_file(context, "sliding.attn", NULL, &program);
+ *
+ *     attn_arguments arguments = ATTN_ARGUMENTS_INIT;
+ *     arguments.q = &q, arguments.k = &k, arguments.v = &v, arguments.o = &o;
+ *     attn_launch(program, &arguments);
+ *
+ * A context stands for a device and its threads, a program for one compiled spec. A program is
+ * compiled once and launched with tensors of any size: only heads, channels and constants of the
+ * spec are compiled in.
+ *
+ * Errors. Functions that can fail return an attn_status and leave their out-parameters NULL or zero
+ * when it is not ATTN_OK. The text of the error is kept on the context (attn_context_error) until
+ * its next error; where several threads use one context, the options and arguments take a buffer
+ * that receives the text of that very call.
+ *
+ * Threads. Every function may be called from any number of threads at once, on the same context and
+ * program, except that nothing may use a handle while or after it is freed.
+ *
+ * Structs that callers fill in start with their size, which the ..._INIT macros set along with
+ * every default. Programs built against an older header keep working with a newer library.
+ *
+ * C99 and C++ can include this header.
+ */
+#ifndef ATTN_ATTN_H
+#define ATTN_ATTN_H
+
+#include <dlpack/dlpack.h>
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__GNUC__)
+#define ATTN_API __attribute__((visibility("default")))
+#else
+#define ATTN_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The library's version, "MAJOR.MINOR.PATCH". */
+ATTN_API const char *attn_version(void);
+
+/* ---- status ---- */
+
+typedef enum attn_status {
+  ATTN_OK = 0,
+  ATTN_ERROR_SPEC,     /* the spec is wrong; the error text is the list of diagnostics */
+  ATTN_ERROR_ARGUMENT, /* a tensor, parameter or option is wrong; nothing was computed */
+  ATTN_ERROR_FAULT,    /* an index was out of range while computing; the results are undefined */
+  ATTN_ERROR_OUT_OF_MEMORY, /* nothing was changed, except that results may be partly written */
+  ATTN_ERROR_UNSUPPORTED,   /* a device or feature that this version does not have, or the code
+                               generator is not installed */
+  ATTN_ERROR_DEVICE,        /* the device or the operating system failed */
+  ATTN_ERROR_IO,            /* a file could not be read */
+  ATTN_ERROR_INTERNAL       /* a bug of this library; please report it with its text */
+} attn_status;
+
+/* A few words in English, never NULL, also for unknown values: "out of memory". */
+ATTN_API const char *attn_status_text(attn_status status);
+
+/* ---- contexts ---- */
+
+typedef struct attn_context attn_context;
+
+typedef struct attn_context_options {
+  size_t size;
+  const char *device; /* "cpu", the default where NULL */
+  /* Threads that compute at once, the calling one included. 0: the environment's ATTN_NUM_THREADS,
+   * or where that is not set the processors in the calling thread's affinity mask. Results do not
+   * depend on it, bit for bit. */
+  unsigned threads;
+  /* Compiled specs kept for the next compilation of the same text; those in use by a program are
+   * kept regardless. */
+  unsigned code_cache_entries; /* 64 */
+  char *error;                 /* or NULL: receives the text when creation fails */
+  size_t error_size;
+  /* Where compiled code is kept for the next process. NULL: the environment's ATTN_CACHE_DIR, else
+   * $XDG_CACHE_HOME/attnc, else $HOME/.cache/attnc; "": nowhere. ATTN_CACHE=0 in the environment
+   * switches it off in any case. A folder that cannot be used is not an error. */
+  const char *code_cache_directory;
+} attn_context_options;
+
+#define ATTN_CONTEXT_OPTIONS_INIT                                                                  \
+  {                                                                                                \
+    sizeof(attn_context_options), NULL, 0, 64, NULL, 0, NULL                                       \
+  }
+
+/* `options` may be NULL for the defaults. ERROR_ARGUMENT: a thread count out of 1 .. 1024, an
+ * unknown device. ERROR_UNSUPPORTED: "cuda:N". The context must be freed; a process that forks must
+ * not use it in the child. */
+ATTN_API attn_status attn_context_create(const attn_context_options *options,
+                                         attn_context **context);
+
+/* Programs of the context stay usable: what they need goes with the last of them. NULL is fine. */
+ATTN_API void attn_context_free(attn_context *context);
+
+/* Copies the text of the context's last error, "" if there was none, cut to size - 1 bytes and
+ * always terminated (unless size is 0). Returns the length of the whole text, as snprintf does. */
+ATTN_API size_t attn_context_error(attn_context *context, char *buffer, size_t size);
+
+typedef struct attn_statistics {
+  uint64_t compilations; /* code generations */
+  uint64_t cache_hits;   /* compilations answered from the context's code cache */
+  uint64_t disk_hits;    /* compilations answered from the code cache on disk */
+  uint64_t launches;     /* successful ones */
+} attn_statistics;
+ATTN_API attn_statistics attn_context_statistics(attn_context *context);
+
+/* Threads that a launch uses at most. */
+ATTN_API unsigned attn_context_threads(const attn_context *context);
+
+/* Gives back the working memory that the context keeps for the next launch. */
+ATTN_API void attn_context_trim(attn_context *context);
+
+/* ---- compiling ---- */
+
+typedef struct attn_program attn_program;
+
+/* Element types. ATTN_TYPE_ANY: of q, k, v and o of a spec without a `type` statement, settled by
+ * each launch. */
+typedef enum attn_type {
+  ATTN_TYPE_ANY,
+  ATTN_TYPE_F32,
+  ATTN_TYPE_F16,
+  ATTN_TYPE_BF16,
+  ATTN_TYPE_I32,
+  ATTN_TYPE_I64,
+  ATTN_TYPE_U8,
+  ATTN_TYPE_BOOL /* one byte, 0 or 1. As a DLTensor: code 6 (DLPack's kDLBool) or kDLUInt, 8 bits */
+} attn_type;
+ATTN_API const char *attn_type_name(attn_type type); /* "f32"; "any" */
+
+typedef enum attn_kernel { ATTN_KERNEL_FORWARD } attn_kernel;
+
+/* NAME=VALUE as text: the value of a const parameter, or a new default of another. */
+typedef struct attn_setting {
+  const char *name;
+  const char *value;
+} attn_setting;
+
+/* Overrides of the compiler's own choice; 0 keeps it. Results may change in their last bits. */
+typedef struct attn_schedule {
+  uint32_t rows;             /* query rows of a tile */
+  uint32_t columns;          /* keys of a tile */
+  uint32_t lanes;            /* f32 lanes of a vector */
+  uint32_t row_vectors;      /* vectors of rows in a panel */
+  uint32_t column_registers; /* columns of a register tile */
+} attn_schedule;
+
+/* Finds the text of `import "path"` in the file called `from`. Returns a malloc'd text of *length
+ * bytes that the library frees with free(), or NULL when there is no such file; the prelude is
+ * searched then. */
+typedef char *attn_read_import(void *user, const char *from, const char *path, size_t *length);
+
+typedef enum attn_diagnostics_format {
+  ATTN_DIAGNOSTICS_TEXT,
+  ATTN_DIAGNOSTICS_COLOR,
+  ATTN_DIAGNOSTICS_JSON
+} attn_diagnostics_format;
+
+typedef struct attn_compile_options {
+  size_t size;
+  const char *attention; /* which one of the file; NULL when it has one only */
+  attn_type type; /* F32, F16 or BF16 for a spec without `type`; ANY, the default, leaves it to the
+                     launches */
+  attn_kernel kernel;
+  const attn_setting *sets;
+  size_t set_count;
+  attn_schedule schedule;
+  /* NULL: attn_compile knows the prelude's files only, attn_compile_file also those beside the
+   * importing file. */
+  attn_read_import *read_import;
+  void *user;
+  /* Not NULL: *diagnostics becomes the errors, warnings and notes, to be freed with attn_text_free,
+   * or NULL where there are none. Also when compiling succeeds. */
+  char **diagnostics;
+  attn_diagnostics_format diagnostics_format;
+  char *error; /* or NULL: receives the text when compiling fails */
+  size_t error_size;
+} attn_compile_options;
+
+#define ATTN_COMPILE_OPTIONS_INIT                                                                  \
+  {                                                                                                \
+    sizeof(attn_compile_options), NULL, ATTN_TYPE_ANY, ATTN_KERNEL_FORWARD, NULL, 0,               \
+        {0, 0, 0, 0, 0}, NULL, NULL, NULL, ATTN_DIAGNOSTICS_TEXT, NULL, 0                          \
+  }
+
+/* Compiles `length` bytes of source text. `name` stands for the file in diagnostics; NULL is
+ * "<input>". A spec without a `type` statement is checked here and compiled by the first launch of
+ * each type, unless options->type settles it. Compiling what the context has compiled before shares
+ * the code. The program must be freed. `options` may be NULL.
+ *
+ * ERROR_SPEC: the text has errors, or uses what is not yet compiled for the device. ERROR_ARGUMENT:
+ * no such attention; several and none named; a type that the spec does not have. */
+ATTN_API attn_status attn_compile(attn_context *context, const char *text, size_t length,
+                                  const char *name, const attn_compile_options *options,
+                                  attn_program **program);
+
+/* The same for a file. ERROR_IO: it cannot be read. */
+ATTN_API attn_status attn_compile_file(attn_context *context, const char *path,
+                                       const attn_compile_options *options, attn_program **program);
+
+/* No launch may be running. NULL is fine. */
+ATTN_API void attn_program_free(attn_program *program);
+
+/* Compiles now what the first launch with q, k and v of this type would compile. ANY: the program's
+ * own type, or f32. */
+ATTN_API attn_status attn_program_prepare(attn_program *program, attn_type type);
+
+typedef enum attn_form {
+  ATTN_FORM_TILE,     /* the tile program */
+  ATTN_FORM_LLVM,     /* optimised LLVM IR */
+  ATTN_FORM_ASSEMBLY, /* for this processor */
+  ATTN_FORM_OBJECT    /* a relocatable object file: bytes, not text */
+} attn_form;
+
+/* A stage of the program as text, for q, k and v of `type` (ANY: the program's own type, or f32).
+ * *text is terminated by a zero byte that *length, which may be NULL, does not count; free it with
+ * attn_text_free. */
+ATTN_API attn_status attn_program_text(attn_program *program, attn_form form, attn_type type,
+                                       char **text, size_t *length);
+
+ATTN_API void attn_text_free(char *text);
+
+/* Milliseconds that the compilation for `type` took. ERROR_ARGUMENT when it was not compiled yet.
+ * Shared code tells the times of the compilation that made it. Code from disk was neither optimised
+ * nor emitted: both are 0. */
+typedef struct attn_timings {
+  double check, build, optimize, emit, load;
+} attn_timings;
+ATTN_API attn_status attn_program_timings(attn_program *program, attn_type type,
+                                          attn_timings *timings);
+
+/* ---- what a program takes ---- */
+
+typedef struct attn_tensor_info {
+  const char *name;
+  attn_type type; /* ANY: that of q */
+  uint32_t rank;
+  const char *const *dims; /* `rank` texts, as in the spec: "B", "NK", "(NK + 63) // 64" */
+} attn_tensor_info;
+
+typedef enum attn_kind { ATTN_KIND_BOOL, ATTN_KIND_INT, ATTN_KIND_FLOAT } attn_kind;
+
+typedef struct attn_param_info {
+  const char *name;
+  attn_kind kind;
+  int has_default;
+  int64_t default_int; /* of bools and ints */
+  double default_float;
+} attn_param_info;
+
+typedef struct attn_program_info {
+  const char *name;
+  attn_type type;                                /* of q, k, v and o; ANY where a launch decides */
+  uint32_t query_heads, kv_heads, dim_qk, dim_v; /* H, G, D, DV */
+  int ragged;                                    /* tensors are packed, see attn_arguments */
+  int value_is_key;                              /* the value is a slice of k: there is no v */
+  attn_tensor_info q, k, v, o;                   /* v.name is NULL where there is no v */
+  const attn_tensor_info *inputs;
+  size_t input_count;
+  const attn_tensor_info *outputs; /* "lse", "mass", ...; "lse(a)" of a named map */
+  size_t output_count;
+  const attn_param_info *params; /* launch parameters; consts are not among them */
+  size_t param_count;
+} attn_program_info;
+
+/* Valid until the program is freed. */
+ATTN_API const attn_program_info *attn_program_describe(const attn_program *program);
+
+/* ---- launching ---- */
+
+typedef struct attn_named_tensor {
+  const char *name;
+  const DLTensor *tensor;
+} attn_named_tensor;
+
+typedef struct attn_param {
+  const char *name;
+  attn_kind kind;
+  int64_t int_value; /* of BOOL and INT */
+  double float_value;
+} attn_param;
+
+static inline attn_param attn_param_int(const char *name, int64_t value)
+{
+  attn_param param = {name, ATTN_KIND_INT, value, 0.0};
+  return param;
+}
+static inline attn_param attn_param_float(const char *name, double value)
+{
+  attn_param param = {name, ATTN_KIND_FLOAT, 0, value};
+  return param;
+}
+
+/* What a launch reads and writes. Everything is borrowed until attn_launch returns.
+ *
+ * Shapes. q [B, H, NQ, D], k [B, G, NK, D], v [B, G, NK, DV], o [B, H, NQ, DV]; the outputs lse,
+ * max and entropy [B, H, NQ], mass [B, H, NK], weights [B, H, NQ, NK], all f32. B and NQ are taken
+ * from q, NK from k. Any of the three may be 0.
+ *
+ * Ragged batches (`cache ragged`). The sequences lie one after the other without padding. In each
+ * tensor that has a dimension B and a dimension NQ, or else NK, these two become one leading
+ * dimension, the total: q [total, H, D], k [total, G, D], o [total, H, DV], lse [total, H]; an
+ * input i32[B, NK] is [total]. query_starts [B + 1], i32 or i64, begins with 0, does not decrease
+ * and ends with q's total: sequence b has the rows from query_starts[b] up to query_starts[b + 1].
+ * key_starts does the same for k; NULL when it equals query_starts. In inputs that are not packed
+ * NQ and NK are the lengths of the longest sequence.
+ *
+ * Types. q, k, v and o have the program's type, or one and the same where the spec leaves it open;
+ * inputs have the types that the spec declares.
+ *
+ * Strides are in elements, as in DLPack; NULL is row-major. What is read may have any that are not
+ * negative, 0 included. Elements of a written tensor must not share memory, nor may its address
+ * range overlap that of another tensor. A tensor whose last stride is not 1 is copied for the time
+ * of the launch.
+ *
+ * Memory is the CPU's, aligned to the element's size; `data` may be NULL only where a dimension is
+ * 0.
+ *
+ * Parameters that have a default may be left out. An int is also accepted for a float, and an int
+ * of 0 or 1 for a bool. */
+typedef struct attn_arguments {
+  size_t size;
+  const DLTensor *q, *k, *v; /* v is NULL where the value is a slice of k */
+  const DLTensor *o;         /* written */
+  const attn_named_tensor *inputs;
+  size_t input_count;
+  const attn_named_tensor *outputs; /* written; every output of the spec must be given */
+  size_t output_count;
+  const attn_param *params;
+  size_t param_count;
+  const DLTensor *query_starts, *key_starts; /* ragged programs only */
+  void *stream;                              /* NULL on the CPU */
+  char *error;                               /* or NULL: receives the text when the launch fails */
+  size_t error_size;
+} attn_arguments;
+
+#define ATTN_ARGUMENTS_INIT                                                                        \
+  {                                                                                                \
+    sizeof(attn_arguments), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
+        NULL, 0                                                                                    \
+  }
+
+/* Checks everything, then computes; returns when the results are written. Bits of the results
+ * depend on the spec, the arguments, the processor and the schedule, not on the threads. Launches
+ * of several host threads on one context that each have work for several threads take turns.
+ *
+ * ERROR_ARGUMENT: something does not fit; the text names it, and nothing was written. ERROR_FAULT:
+ * an index that the spec computes left its input; the text names input, index and place.
+ * ERROR_SPEC, of the first launch of a type: it cannot be compiled. */
+ATTN_API attn_status attn_launch(attn_program *program, const attn_arguments *arguments);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

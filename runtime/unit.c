@@ -1,0 +1,539 @@
+#include "runtime/unit.h"
+
+#include "compiler/tile/abi.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+enum dtype dtype_of_attn(attn_type type)
+{
+  switch (type) {
+  case ATTN_TYPE_F32: return DTYPE_F32;
+  case ATTN_TYPE_F16: return DTYPE_F16;
+  case ATTN_TYPE_BF16: return DTYPE_BF16;
+  case ATTN_TYPE_I32: return DTYPE_I32;
+  case ATTN_TYPE_I64: return DTYPE_I64;
+  case ATTN_TYPE_U8: return DTYPE_U8;
+  case ATTN_TYPE_BOOL: return DTYPE_BOOL;
+  case ATTN_TYPE_ANY: break;
+  }
+  return DTYPE_ANY;
+}
+
+attn_type attn_of_dtype(enum dtype type)
+{
+  for (int n = ATTN_TYPE_F32; n <= ATTN_TYPE_BOOL; n++) {
+    if (dtype_of_attn((attn_type)n) == type)
+      return (attn_type)n;
+  }
+  return ATTN_TYPE_ANY;
+}
+
+static double milliseconds(void)
+{
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
+}
+
+/* ---- life ---- */
+
+static struct unit *unit_new(void)
+{
+  struct unit *unit = mem_alloc_zeroed(1, sizeof(*unit));
+  if (unit == NULL)
+    return NULL;
+  atomic_init(&unit->references, 1);
+  arena_init(&unit->arena);
+  pthread_mutex_init(&unit->lock, NULL);
+  return unit;
+}
+
+struct unit *unit_retain(struct unit *unit)
+{
+  atomic_fetch_add(&unit->references, 1);
+  return unit;
+}
+
+void unit_free_evaluator(struct unit_evaluator *evaluator)
+{
+  if (evaluator == NULL)
+    return;
+  arena_free(&evaluator->arena);
+  mem_free(evaluator);
+}
+
+void unit_release(struct unit *unit)
+{
+  if (unit == NULL || atomic_fetch_sub(&unit->references, 1) != 1)
+    return;
+  while (unit->evaluators != NULL) {
+    struct unit_evaluator *next = unit->evaluators->next;
+    unit_free_evaluator(unit->evaluators);
+    unit->evaluators = next;
+  }
+  host_code_free(unit->code);
+  if (unit->compiled != NULL)
+    mem_free(unit->compiled->code);
+  mem_free(unit->key);
+  arena_free(&unit->arena);
+  pthread_mutex_destroy(&unit->lock);
+  mem_free(unit);
+}
+
+/* ---- front end ---- */
+
+/* What reading an import needs; `foreign` is a text that has not been copied yet, so that an
+ * unwinding does not lose it. */
+struct import_reader {
+  const struct unit_source *source;
+  struct unit *unit;
+  char *foreign;
+};
+
+static const char *read_import(void *user, struct arena *arena, const char *from, const char *path,
+                               size_t *length)
+{
+  struct import_reader *reader = user;
+  struct unit_import import = {.from = arena_strndup(arena, from, strlen(from)),
+                               .path = arena_strndup(arena, path, strlen(path))};
+  const struct unit *before = reader->source->imports;
+  if (before != NULL) {
+    for (size_t n = 0; n < before->imports.count; n++) {
+      const struct unit_import *known = &before->imports.items[n];
+      if (known->text != NULL && strcmp(known->from, from) == 0 && strcmp(known->path, path) == 0) {
+        import.text = arena_copy(arena, known->text, known->length + 1);
+        import.length = known->length;
+        break;
+      }
+    }
+  } else if (reader->source->read_import != NULL) {
+    reader->foreign = reader->source->read_import(reader->source->user, from, path, &import.length);
+    if (reader->foreign != NULL) {
+      char *copy = arena_alloc(arena, import.length + 1); /* zeroed: terminated */
+      memcpy(copy, reader->foreign, import.length);
+      import.text = copy;
+      free(reader->foreign);
+      reader->foreign = NULL;
+    }
+  }
+  vector_push(arena, &reader->unit->imports, import);
+  *length = import.length;
+  return import.text;
+}
+
+static attn_status choose_attention(struct unit *unit, const struct unit_source *source,
+                                    const struct spec_file *file, const struct error_sink *sink)
+{
+  size_t count = file->specs.count;
+  if (count == 0)
+    return error_report(sink, ATTN_ERROR_SPEC, "%s: holds no attention", source->name);
+  if (source->attention == NULL) {
+    if (count == 1) {
+      unit->spec = file->specs.items[0];
+      return ATTN_OK;
+    }
+    char *names = arena_format(&unit->arena, "%s", file->specs.items[0]->name);
+    for (size_t n = 1; n < count; n++)
+      names = arena_format(&unit->arena, "%s, %s", names, file->specs.items[n]->name);
+    return error_report(sink, ATTN_ERROR_ARGUMENT, "%s holds %zu attentions: %s; name one of them",
+                        source->name, count, names);
+  }
+  const char **names = ARENA_ARRAY(&unit->arena, const char *, count);
+  for (size_t n = 0; n < count; n++) {
+    names[n] = file->specs.items[n]->name;
+    if (strcmp(names[n], source->attention) == 0) {
+      unit->spec = file->specs.items[n];
+      return ATTN_OK;
+    }
+  }
+  const char *near = diag_nearest(source->attention, names, count);
+  return error_report(sink, ATTN_ERROR_ARGUMENT, "%s holds no attention '%s'%s%s%s", source->name,
+                      source->attention, near == NULL ? "" : "; did you mean '",
+                      near == NULL ? "" : near, near == NULL ? "" : "'?");
+}
+
+static attn_status check_in_guard(struct unit *unit, struct import_reader *reader,
+                                  const struct error_sink *sink)
+{
+  const struct unit_source *source = reader->source;
+  if (arena_guard(&unit->arena)) {
+    free(reader->foreign);
+    return error_out_of_memory(sink);
+  }
+  source_set_init(&unit->sources, &unit->arena);
+  diagnostics_init(&unit->diagnostics, &unit->arena, &unit->sources);
+  uint32_t index = source_add(&unit->sources, source->name, source->text, source->length);
+  if (index == UINT32_MAX)
+    return error_report(sink, ATTN_ERROR_ARGUMENT, "%s: a spec of %zu bytes is larger than 16 MiB",
+                        source->name, source->length);
+  struct spec_options options = {.sets = source->sets,
+                                 .set_count = source->set_count,
+                                 .read_import = read_import,
+                                 .user = reader};
+  const struct spec_file *file =
+      spec_check(&unit->arena, &unit->sources, index, &options, &unit->diagnostics);
+  if (diagnostics_has_errors(&unit->diagnostics))
+    return error_report(sink, ATTN_ERROR_SPEC, "%s", diagnostics_print(&unit->diagnostics, false));
+  attn_status status = choose_attention(unit, source, file, sink);
+  if (status == ATTN_OK)
+    unit_describe(unit);
+  return status;
+}
+
+attn_status unit_check(const struct unit_source *source, const struct error_sink *sink,
+                       struct unit **out)
+{
+  double start = milliseconds();
+  struct unit *unit = unit_new();
+  *out = unit;
+  if (unit == NULL)
+    return error_out_of_memory(sink);
+  struct import_reader reader = {.source = source, .unit = unit};
+  attn_status status = check_in_guard(unit, &reader, sink);
+  unit->timings.check = milliseconds() - start;
+  if (status == ATTN_ERROR_OUT_OF_MEMORY) {
+    unit_release(unit);
+    *out = NULL;
+  }
+  return status;
+}
+
+const char *unit_diagnostics(struct unit *unit, attn_diagnostics_format format)
+{
+  if (arena_guard(&unit->arena))
+    return NULL;
+  if (format == ATTN_DIAGNOSTICS_JSON)
+    return diagnostics_print_json(&unit->diagnostics);
+  return diagnostics_print(&unit->diagnostics, format == ATTN_DIAGNOSTICS_COLOR);
+}
+
+/* ---- key ---- */
+
+static void key_bytes(struct unit *unit, const void *bytes, size_t size)
+{
+  if (unit->key != NULL)
+    memcpy(unit->key + unit->key_size, bytes, size);
+  unit->key_size += size;
+}
+
+/* With its length, so that two texts never run into one. */
+static void key_text(struct unit *unit, const char *text, size_t length)
+{
+  uint64_t count = length;
+  key_bytes(unit, &count, sizeof(count));
+  key_bytes(unit, text, length);
+}
+
+static void key_fields(struct unit *unit, const struct unit_source *source, enum dtype type)
+{
+  const uint32_t numbers[] = {(uint32_t)source->set_count,  (uint32_t)type,
+                              (uint32_t)source->kernel,     source->schedule.rows,
+                              source->schedule.columns,     source->schedule.lanes,
+                              source->schedule.row_vectors, source->schedule.column_registers};
+  unit->key_size = 0;
+  key_bytes(unit, numbers, sizeof(numbers));
+  key_text(unit, unit->spec->name, strlen(unit->spec->name));
+  for (size_t n = 0; n < source->set_count; n++) {
+    key_text(unit, source->sets[n].name, strlen(source->sets[n].name));
+    key_text(unit, source->sets[n].value, strlen(source->sets[n].value));
+  }
+  for (size_t n = 0; n < unit->sources.sources.count; n++) {
+    const struct source *s = &unit->sources.sources.items[n];
+    key_text(unit, s->name, strlen(s->name));
+    key_text(unit, s->text, s->length);
+  }
+}
+
+attn_status unit_make_key(struct unit *unit, const struct unit_source *source, enum dtype type,
+                          const struct error_sink *sink)
+{
+  key_fields(unit, source, type); /* counts */
+  unit->key = mem_alloc(unit->key_size);
+  if (unit->key == NULL)
+    return error_out_of_memory(sink);
+  key_fields(unit, source, type);
+  uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
+  for (size_t n = 0; n < unit->key_size; n++)
+    hash = (hash ^ unit->key[n]) * UINT64_C(0x100000001b3);
+  unit->key_hash = hash;
+  return ATTN_OK;
+}
+
+/* ---- code ---- */
+
+static struct compile_options compile_options_for(const struct unit_source *source, enum dtype type)
+{
+  return (struct compile_options){
+      .target = TARGET_HOST, .kernel = source->kernel, .type = type, .schedule = source->schedule};
+}
+
+static attn_status build(struct unit *unit, const struct unit_source *source, enum dtype type,
+                         const struct error_sink *sink)
+{
+  if (arena_guard(&unit->arena))
+    return error_out_of_memory(sink);
+  struct compile_options options = compile_options_for(source, type);
+  unit->compiled = compile_build(&unit->arena, unit->spec, &options, &unit->diagnostics);
+  if (unit->compiled == NULL)
+    return error_report(sink, ATTN_ERROR_SPEC, "%s", diagnostics_print(&unit->diagnostics, false));
+  return ATTN_OK;
+}
+
+attn_status unit_try_build(struct unit *unit, const struct unit_source *source, enum dtype type,
+                           const struct error_sink *sink)
+{
+  attn_status status = build(unit, source, type, sink);
+  unit->compiled = NULL;
+  return status;
+}
+
+static attn_status emit(struct unit *unit, enum compile_form form, char **text,
+                        const struct error_sink *sink)
+{
+  const char *error = NULL;
+  switch (compile_emit(&unit->arena, unit->compiled, form, text, &error)) {
+  case COMPILE_OK: return ATTN_OK;
+  case COMPILE_OUT_OF_MEMORY: return error_out_of_memory(sink);
+  case COMPILE_UNAVAILABLE: return error_report(sink, ATTN_ERROR_UNSUPPORTED, "%s", error);
+  case COMPILE_FAILED: break;
+  }
+  return error_report(sink, ATTN_ERROR_INTERNAL, "cannot compile '%s': %s", unit->spec->name,
+                      error == NULL ? "no reason given" : error);
+}
+
+/* Remembers which tensors a launch has to make for the kernel. */
+static bool note_tensors(struct unit *unit, const struct tile_kernel *tile)
+{
+  for (size_t t = 0; t < tile->tensors.count; t++) {
+    const struct tile_tensor *tensor = &tile->tensors.items[t];
+    if (tensor->role == TILE_ROLE_WORKSPACE) {
+      if (tensor->role_index >= UNIT_MAX_WORKSPACES)
+        return false;
+      unit->workspaces[tensor->role_index] = tensor;
+      if (tensor->role_index >= unit->workspace_count)
+        unit->workspace_count = tensor->role_index + 1;
+    } else if (tensor->role == TILE_ROLE_SUMMARY) {
+      const struct visibility *visibility = unit->compiled->visibility;
+      if (visibility == NULL || tensor->role_index >= visibility->summary_count)
+        return false;
+      unit->summaries_used |= UINT64_C(1) << tensor->role_index;
+    }
+  }
+  return true;
+}
+
+static attn_status find_kernels(struct unit *unit, const struct error_sink *sink)
+{
+  if (arena_guard(&unit->arena))
+    return error_out_of_memory(sink);
+  const struct compiled *compiled = unit->compiled;
+  unit->kernels = ARENA_ARRAY(&unit->arena, struct unit_kernel, compiled->kernels.count);
+  for (size_t n = 0; n < compiled->kernels.count; n++) {
+    const struct tile_kernel *tile = compiled->kernels.items[n].tile;
+    struct unit_kernel *kernel = &unit->kernels[n];
+    void *run = host_code_symbol(unit->code, tile->name);
+    void *tasks = host_code_symbol(unit->code, arena_format(&unit->arena, "%s_tasks", tile->name));
+    if (run == NULL || tasks == NULL)
+      return error_report(sink, ATTN_ERROR_INTERNAL, "compiled code lacks the kernel '%s'",
+                          tile->name);
+    *kernel = (struct unit_kernel){.tile = tile,
+                                   .slot_count = tile_slot_count(tile),
+                                   .scratch_bytes = compiled->kernels.items[n].scratch_bytes};
+    /* ISO C has no conversion from an object pointer to a function's; POSIX has. */
+    memcpy(&kernel->run, &run, sizeof(run));
+    memcpy(&kernel->tasks, &tasks, sizeof(tasks));
+    if (!note_tensors(unit, tile))
+      return error_report(sink, ATTN_ERROR_INTERNAL,
+                          "the kernel '%s' asks for more tensors than a launch has", tile->name);
+  }
+  unit->kernel_count = compiled->kernels.count;
+  return ATTN_OK;
+}
+
+/* Angles and gains that hang on nothing but the pair are the same for every launch. */
+static attn_status constant_rotary(struct unit *unit, const struct error_sink *sink)
+{
+  const struct spec *spec = unit->spec;
+  if (!spec->has_rotary)
+    return ATTN_OK;
+  const uint64_t pair = EXPR_DEP(EXPR_VAR_C) | EXPR_DEP(EXPR_VAR_T);
+  if (((spec->rotary.angle->deps | spec->rotary.gain->deps) & ~pair) != 0)
+    return ATTN_OK;
+  if (arena_guard(&unit->arena))
+    return error_out_of_memory(sink);
+  unit->rotary = (struct rotary_tables){.turns = ARENA_ARRAY(&unit->arena, int32_t, spec->dim_qk),
+                                        .rest = ARENA_ARRAY(&unit->arena, float, spec->dim_qk),
+                                        .cosine = ARENA_ARRAY(&unit->arena, float, spec->dim_qk),
+                                        .sine = ARENA_ARRAY(&unit->arena, float, spec->dim_qk)};
+  struct expr_evaluator *evaluator = expr_evaluator_new(&unit->arena, spec->pool);
+  if (!unit_rotary_tables(unit, evaluator, &unit->rotary))
+    return error_report(sink, ATTN_ERROR_SPEC, "'%s': a rotary angle is infinite or not a number",
+                        spec->name);
+  unit->rotary_is_constant = true;
+  return ATTN_OK;
+}
+
+static bool launch_evaluates(const struct unit *unit)
+{
+  if (unit->workspace_count != 0 || (unit->spec->has_rotary && !unit->rotary_is_constant))
+    return true;
+  for (uint32_t n = 0; n < unit->spec->input_count; n++) {
+    for (uint32_t d = 0; d < unit->spec->inputs[n].rank; d++) {
+      if (unit->spec->inputs[n].dims[d].kind == DIM_EXPR)
+        return true;
+    }
+  }
+  return false;
+}
+
+static attn_status load(struct unit *unit, const struct error_sink *sink)
+{
+  char error[HOST_LOAD_ERROR_SIZE];
+  switch (host_code_load(unit->compiled->code, unit->compiled->code_size, &unit->code, error)) {
+  case HOST_LOAD_OK: break;
+  case HOST_LOAD_NO_MEMORY: return error_out_of_memory(sink);
+  case HOST_LOAD_UNSUPPORTED: return error_report(sink, ATTN_ERROR_UNSUPPORTED, "%s", error);
+  case HOST_LOAD_INVALID: return error_report(sink, ATTN_ERROR_INTERNAL, "%s", error);
+  }
+  return find_kernels(unit, sink);
+}
+
+static void drop_object(struct unit *unit)
+{
+  mem_free(unit->compiled->code);
+  unit->compiled->code = NULL;
+}
+
+/* Sets unit->from_disk. Code that the cache has but that does not load is none. */
+static attn_status load_from_disk(struct unit *unit, const struct disk_cache *disk,
+                                  const struct error_sink *sink)
+{
+  const struct error_sink quiet = {NULL, NULL, 0};
+  const struct compile_options options = unit->compiled->options;
+  switch (disk_cache_load(disk, unit->key, unit->key_size, unit->compiled)) {
+  case DISK_CACHE_OUT_OF_MEMORY: return error_out_of_memory(sink);
+  case DISK_CACHE_MISS: return ATTN_OK;
+  case DISK_CACHE_HIT: break;
+  }
+  attn_status status = load(unit, &quiet);
+  drop_object(unit);
+  unit->from_disk = status == ATTN_OK;
+  if (!unit->from_disk) {
+    unit->compiled->options = options;
+    host_code_free(unit->code);
+    unit->code = NULL;
+  }
+  return status == ATTN_ERROR_OUT_OF_MEMORY ? error_out_of_memory(sink) : ATTN_OK;
+}
+
+attn_status unit_compile(struct unit *unit, const struct unit_source *source, enum dtype type,
+                         const struct disk_cache *disk, const struct error_sink *sink)
+{
+  attn_status status = build(unit, source, type, sink);
+  double start = milliseconds();
+  if (status == ATTN_OK)
+    status = load_from_disk(unit, disk, sink);
+  if (status == ATTN_OK && !unit->from_disk) {
+    status = emit(unit, COMPILE_OBJECT, NULL, sink);
+    start = milliseconds();
+    if (status == ATTN_OK)
+      status = load(unit, sink);
+    if (status == ATTN_OK)
+      disk_cache_store(disk, unit->key, unit->key_size, unit->compiled);
+    drop_object(unit); /* it is mapped now */
+  }
+  if (status == ATTN_OK)
+    status = constant_rotary(unit, sink);
+  if (status != ATTN_OK)
+    return status;
+  unit->needs_evaluator = launch_evaluates(unit);
+  const struct compile_timings *t = &unit->compiled->timings;
+  unit->timings =
+      (attn_timings){unit->timings.check, t->build, t->optimize, t->emit, milliseconds() - start};
+  unit->type = type;
+  unit->info.type = attn_of_dtype(type);
+  return status;
+}
+
+static char *print_tile(struct unit *unit)
+{
+  if (arena_guard(&unit->arena))
+    return NULL;
+  const char *text = tile_print(&unit->arena, unit->compiled->program);
+  size_t size = strlen(text) + 1;
+  char *copy = mem_alloc(size);
+  return copy == NULL ? NULL : memcpy(copy, text, size);
+}
+
+attn_status unit_text(struct unit *unit, const struct unit_source *source, enum dtype type,
+                      attn_form form, char **text, size_t *length, const struct error_sink *sink)
+{
+  attn_status status = build(unit, source, type, sink);
+  if (status != ATTN_OK)
+    return status;
+  switch (form) {
+  case ATTN_FORM_TILE:
+    *text = print_tile(unit);
+    status = *text == NULL ? error_out_of_memory(sink) : ATTN_OK;
+    break;
+  case ATTN_FORM_LLVM: status = emit(unit, COMPILE_LLVM, text, sink); break;
+  case ATTN_FORM_ASSEMBLY: status = emit(unit, COMPILE_ASSEMBLY, text, sink); break;
+  case ATTN_FORM_OBJECT:
+    status = emit(unit, COMPILE_OBJECT, NULL, sink);
+    if (status != ATTN_OK)
+      break;
+    *length = unit->compiled->code_size;
+    *text = mem_realloc(unit->compiled->code, *length + 1);
+    if (*text == NULL)
+      return error_out_of_memory(sink);
+    unit->compiled->code = NULL;
+    (*text)[*length] = '\0';
+    return ATTN_OK;
+  }
+  if (status == ATTN_OK)
+    *length = strlen(*text);
+  return status;
+}
+
+/* ---- evaluators ---- */
+
+static bool make_evaluator(struct unit *unit, struct unit_evaluator *evaluator)
+{
+  if (arena_guard(&evaluator->arena))
+    return false;
+  evaluator->evaluator = expr_evaluator_new(&evaluator->arena, unit->spec->pool);
+  return true;
+}
+
+struct unit_evaluator *unit_take_evaluator(struct unit *unit)
+{
+  pthread_mutex_lock(&unit->lock);
+  struct unit_evaluator *evaluator = unit->evaluators;
+  if (evaluator != NULL)
+    unit->evaluators = evaluator->next;
+  pthread_mutex_unlock(&unit->lock);
+  if (evaluator != NULL)
+    return evaluator;
+  evaluator = mem_alloc_zeroed(1, sizeof(*evaluator));
+  if (evaluator == NULL)
+    return NULL;
+  arena_init(&evaluator->arena);
+  if (!make_evaluator(unit, evaluator)) {
+    unit_free_evaluator(evaluator);
+    return NULL;
+  }
+  return evaluator;
+}
+
+void unit_give_evaluator(struct unit *unit, struct unit_evaluator *evaluator)
+{
+  if (evaluator == NULL)
+    return;
+  pthread_mutex_lock(&unit->lock);
+  evaluator->next = unit->evaluators;
+  unit->evaluators = evaluator;
+  pthread_mutex_unlock(&unit->lock);
+}

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# consumer.sh BUILD: installs the build into a temporary prefix, moves that prefix, and uses it the way a stranger
+# would: a C program through pkg-config, the same through find_package, and the command.
+set -euo pipefail
+
+[ $# -eq 1 ] || { echo "usage: $0 BUILD_DIRECTORY" >&2; exit 2; }
+build="$1"
+source_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/consumer"
+cc="${CC:-cc}"
+cmake="${CMAKE:-cmake}"
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+fail() { echo "consumer.sh: $*" >&2; exit 1; }
+
+"$cmake" --install "$build" --prefix "$work/first" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
+mv "$work/first" "$work/prefix"
+prefix="$work/prefix"
+
+pc="$(find "$prefix" -name attn.pc)"
+[ -n "$pc" ] || fail "attn.pc is not installed"
+library="$(find "$prefix" -name 'libattn.so.0')"
+[ -n "$library" ] || fail "libattn.so.0 is not installed"
+export LD_LIBRARY_PATH="${library%/*}"
+
+foreign="$(nm -D --defined-only "$library" | awk '$3 !~ /^attn_/ {print $3}')"
+[ -z "$foreign" ] || fail "libattn.so.0 exports more than attn_*: $foreign"
+[ -f "$prefix/share/attn/examples/full.attn" ] || fail "the example specs are not installed"
+for file in "$library" "$prefix/bin/attnc"; do
+  ! readelf -d "$file" | grep -E 'RPATH|RUNPATH' || fail "$file carries a search path of the build"
+  ! readelf -d "$file" | grep -E 'NEEDED.*LLVM' || fail "$file links libLLVM, which is to be loaded on demand"
+done
+
+export PKG_CONFIG_PATH="${pc%/*}"
+expect_version() {
+  local printed expected
+  expected="$(pkg-config --modversion attn)"
+  printed="$("$1")"
+  [ "$printed" = "$expected" ] || fail "the library says version $printed, its package $expected"
+}
+
+read -r -a flags <<<"$(pkg-config --cflags --libs attn)"
+"$cc" -std=c99 -Wall -Wextra -Werror -pedantic "$source_dir/main.c" -o "$work/by-pkg-config" "${flags[@]}"
+expect_version "$work/by-pkg-config"
+
+build_consumer() {
+  "$cmake" -G Ninja -S "$source_dir" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" \
+    -DCMAKE_C_COMPILER="$cc" &&
+    "$cmake" --build "$work/consumer"
+}
+build_consumer >"$work/consumer.log" 2>&1 || { cat "$work/consumer.log"; fail "find_package(attn) cannot be used"; }
+expect_version "$work/consumer/consumer"
+
+"$prefix/bin/attnc" --version
