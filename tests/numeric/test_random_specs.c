@@ -1,7 +1,7 @@
 /* Random specs, compiled code against the reference, and the specs of regressions/, which failed
  * once.
  *
- *     RANDOM_SPECS=FIRST:COUNT   the seeds (0:500)
+ *     RANDOM_SPECS=FIRST:COUNT   the seeds (0:2000)
  *     RANDOM_SPECS_REASONS=1     prints why specs are skipped
  *     --keep DIR                 writes what fails, made small, as DIR/seed-N.attn
  *     --show N                   prints the spec and the cases of a seed, and runs nothing
@@ -345,7 +345,7 @@ static bool show(uint64_t seed)
 int main(int argc, char **argv)
 {
   unsigned long long first = 0;
-  unsigned long long count = 500;
+  unsigned long long count = 2000;
   const char *keep = NULL;
   const char *seeds = getenv("RANDOM_SPECS");
   if (argc == 3 && strcmp(argv[1], "--show") == 0)
