@@ -42,6 +42,15 @@ read -r -a flags <<<"$(pkg-config --cflags --libs attn)"
 "$cc" -std=c99 -Wall -Wextra -Werror -pedantic "$source_dir/main.c" -o "$work/by-pkg-config" "${flags[@]}"
 expect_version "$work/by-pkg-config"
 
+# The header serves C++ too; no compiler for it is asked for, but one that is there is used.
+cxx="${CXX:-c++}"
+if command -v "$cxx" >/dev/null; then
+  "$cxx" -x c++ -std=c++11 -Wall -Wextra -Werror -pedantic "$source_dir/main.c" -o "$work/by-cxx" "${flags[@]}"
+  expect_version "$work/by-cxx"
+else
+  echo "consumer.sh: no C++ compiler here, so that C++ was not tried"
+fi
+
 build_consumer() {
   "$cmake" -G Ninja -S "$source_dir" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" \
     -DCMAKE_C_COMPILER="$cc" &&
