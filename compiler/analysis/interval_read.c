@@ -73,6 +73,15 @@ static bool is_tile_sized(const struct interval_scope *scope, const struct expr 
   }
 }
 
+/* Nothing is known of a read that leaves its tensor: a tile that it would make EMPTY still has to
+ * be visited, because the guard that reports the index is there. */
+static const struct expr *in_range(struct range_table *t, const struct spec_dim *dim,
+                                   const struct interval *at)
+{
+  const struct expr *size = range_long(t, dim->size);
+  return expr_and(t->pool, range_le(t, expr_long(t->pool, 0), at->lo), range_lt(t, at->hi, size));
+}
+
 static bool is_on_wide_side(const struct interval_scope *scope, const struct expr *e)
 {
   bool on_i = expr_depends(e, EXPR_VAR_I) || expr_depends(e, EXPR_VAR_R);
@@ -97,16 +106,14 @@ struct interval interval_of_read(struct interval_scope *scope, const struct expr
     if (ranged) {
       indices[n] = at->lo;
       indices[n + 1] = at->hi;
+      safe = expr_and(t->pool, safe, in_range(t, &input->dims[n], at));
       break;
     }
     bool plain = index_is_plain(index, &input->dims[n]);
     indices[n] = plain ? index : at->lo;
     safe = expr_and(t->pool, safe, range_eq(t, at->lo, at->hi));
-    if (!plain) {
-      const struct expr *size = range_long(t, input->dims[n].size);
-      safe = expr_and(t->pool, safe, range_le(t, expr_long(t->pool, 0), at->lo));
-      safe = expr_and(t->pool, safe, range_lt(t, at->lo, size));
-    }
+    if (!plain)
+      safe = expr_and(t->pool, safe, in_range(t, &input->dims[n], at));
   }
   if (expr_is_false(safe)) {
     return nothing;
