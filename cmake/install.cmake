@@ -33,7 +33,7 @@ configure_file(cmake/attn.pc.in "${PROJECT_BINARY_DIR}/attn.pc" @ONLY)
 install(FILES "${PROJECT_BINARY_DIR}/attn.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
 
 install(DIRECTORY examples/ DESTINATION "${attn_data_dir}/examples" FILES_MATCHING PATTERN "*.attn"
-        PATTERN data EXCLUDE)
+        PATTERN data EXCLUDE PATTERN consumer EXCLUDE)
 install(DIRECTORY dsl/prelude DESTINATION "${attn_data_dir}" FILES_MATCHING PATTERN "*.attn")
 install(FILES docs/man/attnc.1 DESTINATION "${CMAKE_INSTALL_MANDIR}/man1")
 install(FILES LICENSE README.md CHANGELOG.md DESTINATION "${CMAKE_INSTALL_DOCDIR}")

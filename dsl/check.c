@@ -173,8 +173,10 @@ static void check_attention(struct check *check, const struct ast_item *item,
   check->too_complex = false;
   check->incomplete = has_error_inside(check, item);
   check_statements(check);
-  if (!check->incomplete && check->diagnostics->error_count == errors)
-    vector_push(check->arena, &file->specs, spec);
+  if (check->incomplete || check->diagnostics->error_count != errors)
+    return;
+  check_indices(check);
+  vector_push(check->arena, &file->specs, spec);
 }
 
 static void check_sets(struct check *check, const struct ast_file *file, uint32_t source)

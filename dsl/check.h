@@ -266,8 +266,10 @@ void check_scores(struct check *check, const struct statements *statements,
 void check_weight(struct check *check, const struct ast_statement *statement);
 void check_value_statement(struct check *check, const struct ast_statement *statement,
                            const struct position_terms *terms);
-void check_mask(struct check *check);
 void check_post(struct check *check, const struct ast_statement *statement);
+void check_mask(struct check *check); /* check_mask.c */
+/* Of a spec without errors: warns of indices that leave their tensors. check_index.c */
+void check_indices(struct check *check);
 /* check_cache.c */
 void check_cache(struct check *check, const struct ast_statement *statement);
 void check_select(struct check *check, const struct ast_statement *statement);

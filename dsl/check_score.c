@@ -1,4 +1,4 @@
-/* From similarity to post: the formulas of an attention. */
+/* From similarity to post: the formulas of an attention but for its mask. */
 #include "dsl/check.h"
 
 /* ---- normalisers ---- */
@@ -265,7 +265,7 @@ void check_scores(struct check *check, const struct statements *statements,
       check_map(check, &check->symbols.items[k], terms);
 }
 
-/* ---- weight, value, mask, post ---- */
+/* ---- weight, value, post ---- */
 
 void check_weight(struct check *check, const struct ast_statement *statement)
 {
@@ -334,72 +334,6 @@ void check_value_statement(struct check *check, const struct ast_statement *stat
     return;
   spec->value = add_term(check, spec->value, check_at_channel(check, terms->value.expr, channel));
   spec->value_is_key = false;
-}
-
-/* `i - j <= width` sees width + 1 keys; the papers' windows of `width` have i - j < width. */
-static void note_window(struct check *check, const struct ast_expr *ast)
-{
-  if (ast->kind == AST_BINARY && ast->op == AST_AND) {
-    for (; ast->kind == AST_BINARY && ast->op == AST_AND; ast = ast->operands.a)
-      note_window(check, ast->operands.b);
-    note_window(check, ast);
-    return;
-  }
-  if (ast->kind == AST_PAREN && ast->depth < AST_MAX_DEPTH) {
-    note_window(check, ast->operands.a);
-    return;
-  }
-  if (ast->kind != AST_COMPARE)
-    return;
-  for (size_t k = 0; k < ast->compare.ops.count; k++) {
-    const struct ast_expr *left = ast->compare.operands.items[k],
-                          *right = ast->compare.operands.items[k + 1];
-    const struct symbol *symbol =
-        right->kind == AST_NAME ? check_symbol(check, NULL, right->name.text) : NULL;
-    if (ast->compare.ops.items[k] != AST_LE || symbol == NULL || symbol->kind != SYMBOL_PARAM ||
-        left->kind != AST_BINARY || left->op != AST_SUB || left->operands.a->kind != AST_NAME ||
-        left->operands.b->kind != AST_NAME ||
-        check_builtin(left->operands.a->name.text) != BUILTIN_I ||
-        check_builtin(left->operands.b->name.text) != BUILTIN_J)
-      continue;
-    struct diagnostic *note =
-        check_error(check, DIAG_WINDOW_OFF_BY_ONE, ast->span,
-                    "this window sees %s + 1 keys, the row's own included", right->name.text);
-    diag_help(check->diagnostics, note, "a window of %s keys, as in Mistral, is i - j < %s",
-              right->name.text, right->name.text);
-  }
-}
-
-void check_mask(struct check *check)
-{
-  struct spec *spec = check->spec;
-  struct scope scope = check_scope(check, CONTEXT_MASK);
-  bool first = true;
-  spec->mask = expr_bool(check->pool, true);
-  spec->mask_span = check->item->name.span;
-  for (size_t k = 0; k < check->item->statements->list.count; k++) {
-    const struct ast_statement *statement = check->item->statements->list.items[k];
-    if (statement->word != WORD_MASK)
-      continue;
-    if (first)
-      spec->mask_span = statement->span;
-    first = false;
-    const struct ast_expr *ast = check_single(check, statement);
-    const struct expr *mask = ast == NULL ? NULL : check_bool(check, &scope, ast);
-    if (mask == NULL)
-      continue;
-    note_window(check, ast);
-    if (expr_is_true(mask) || expr_is_false(mask))
-      check_error(check, DIAG_MASK_CONSTANT, statement->span, "this mask is always %s: it hides %s",
-                  expr_is_true(mask) ? "true" : "false",
-                  expr_is_true(mask) ? "nothing" : "every key");
-    check->pool->span = statement->span;
-    const struct expr *both = expr_and(check->pool, spec->mask, mask);
-    if (expr_is_false(both) && !expr_is_false(mask) && !expr_is_false(spec->mask))
-      check_error(check, DIAG_MASK_CONSTANT, statement->span,
-                  "together with the masks above this hides every key");
-    spec->mask = both;
-  }
 }
 
 void check_post(struct check *check, const struct ast_statement *statement)

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # consumer.sh BUILD: installs the build into a temporary prefix, moves that prefix, and uses it the way a stranger
-# would: a C program through pkg-config, the same through find_package, and the command.
+# would: examples/consumer, in C and in C++, through pkg-config and through find_package, and the command. C++ is left
+# out where there is no compiler for it.
 set -euo pipefail
 
 [ $# -eq 1 ] || { echo "usage: $0 BUILD_DIRECTORY" >&2; exit 2; }
 build="$1"
-source_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/consumer"
+source_dir="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../examples/consumer" && pwd)"
 cc="${CC:-cc}"
+cxx="${CXX:-c++}"
 cmake="${CMAKE:-cmake}"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
@@ -42,21 +44,25 @@ read -r -a flags <<<"$(pkg-config --cflags --libs attn)"
 "$cc" -std=c99 -Wall -Wextra -Werror -pedantic "$source_dir/main.c" -o "$work/by-pkg-config" "${flags[@]}"
 expect_version "$work/by-pkg-config"
 
-# The header serves C++ too; no compiler for it is asked for, but one that is there is used.
-cxx="${CXX:-c++}"
+consumers=(consumer)
+language=(-DCMAKE_CXX_COMPILER=) # CMake is to look for none of its own either
 if command -v "$cxx" >/dev/null; then
-  "$cxx" -x c++ -std=c++11 -Wall -Wextra -Werror -pedantic "$source_dir/main.c" -o "$work/by-cxx" "${flags[@]}"
-  expect_version "$work/by-cxx"
+  consumers+=(consumer_cpp)
+  language=("-DCMAKE_CXX_COMPILER=$cxx")
+  "$cxx" -std=c++11 -Wall -Wextra -Werror -pedantic "$source_dir/main.cpp" -o "$work/by-pkg-config-cpp" "${flags[@]}"
+  expect_version "$work/by-pkg-config-cpp"
 else
-  echo "consumer.sh: no C++ compiler here, so that C++ was not tried"
+  echo "consumer.sh: no C++ compiler ($cxx), so that C++ was not tried"
 fi
 
 build_consumer() {
   "$cmake" -G Ninja -S "$source_dir" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" \
-    -DCMAKE_C_COMPILER="$cc" &&
+    -DCMAKE_C_COMPILER="$cc" "${language[@]}" &&
     "$cmake" --build "$work/consumer"
 }
 build_consumer >"$work/consumer.log" 2>&1 || { cat "$work/consumer.log"; fail "find_package(attn) cannot be used"; }
-expect_version "$work/consumer/consumer"
+for program in "${consumers[@]}"; do
+  expect_version "$work/consumer/$program"
+done
 
 "$prefix/bin/attnc" --version
