@@ -2,8 +2,11 @@
 
 #include "compiler/build/passes.h"
 #include "compiler/build/select.h"
+#include "compiler/build/summaries.h"
+#include "compiler/schedule/order.h"
 #include "compiler/schedule/schedule.h"
 #include "compiler/target/host/host.h"
+#include "compiler/target/nvptx/nvptx.h"
 #include "compiler/tile/text.h"
 
 #include <time.h>
@@ -12,6 +15,7 @@ const char *target_name(enum target target)
 {
   switch (target) {
   case TARGET_HOST: return "host";
+  case TARGET_SM_80: return "sm_80";
   }
   return "?";
 }
@@ -43,8 +47,6 @@ static void check_features(struct build *b)
     rotary_is_supported(b);
 }
 
-enum { MAX_SHARE = 256 }; /* rows of a tile at most, where one position's heads fill it */
-
 /* Whether a key's vector under `root` differs among the heads of a group. */
 static bool has_own_keys(const struct build *b, const struct expr *root)
 {
@@ -64,20 +66,26 @@ static bool has_own_keys(const struct build *b, const struct expr *root)
 }
 
 /* Heads of a group share a tile, and so its keys, unless they see different ones. */
-static void pack_heads(struct build *b)
+static uint32_t find_most_share(const struct build *b)
 {
   const struct spec *spec = b->spec;
-  b->group = spec->query_heads / spec->kv_heads;
-  b->share = 1;
   bool own = expr_depends(spec->mask, EXPR_VAR_H) || expr_depends(spec->offset, EXPR_VAR_H) ||
              expr_depends(spec->value, EXPR_VAR_H);
   for (uint32_t m = 0; m < spec->map_count; m++)
     own |= has_own_keys(b, spec->maps[m].score);
-  if (own)
-    return;
-  for (uint32_t share = 1; share <= b->group && share <= MAX_SHARE; share++)
-    if (b->group % share == 0)
-      b->share = share;
+  return own ? 1 : b->group;
+}
+
+enum { MOST_SHARED = 256 }; /* rows of the host's tiles, where one position's heads fill them */
+
+/* The most heads that a tile may hold in `limit` rows. */
+static uint32_t find_share(uint32_t most_share, uint32_t limit)
+{
+  uint32_t share = 1;
+  for (uint32_t n = 2; n <= most_share && n <= limit; n++)
+    if (most_share % n == 0)
+      share = n;
+  return share;
 }
 
 static struct compiled *wrap(struct arena *arena, const struct tile_program *program,
@@ -95,7 +103,60 @@ static struct compiled *wrap(struct arena *arena, const struct tile_program *pro
 struct compiled *compile_wrap(struct arena *arena, const struct tile_program *program,
                               const struct compile_options *options)
 {
-  return wrap(arena, program, options);
+  struct compile_options used = *options;
+  if (options->target != TARGET_HOST)
+    schedule_complete(arena, program, &used.schedule);
+  return wrap(arena, program, &used);
+}
+
+/* The program in tiles of that schedule. */
+static const struct tile_program *build_program(struct build b, struct schedule *schedule)
+{
+  const struct spec *spec = b.spec;
+  /* A GPU's registers set the limit; on the host more rows cost nothing but memory. */
+  bool host = b.options->target == TARGET_HOST;
+  b.share = find_share(b.most_share, host ? MOST_SHARED : schedule->rows);
+  b.rows = schedule->rows < b.share ? b.share : schedule->rows - schedule->rows % b.share;
+  schedule->rows = b.rows;
+  b.columns = schedule->columns = select_columns(spec, schedule->columns);
+  b.tile_rows = b.rows / b.share;
+  b.key_rows = host ? b.columns : BUDGET_BLOCK_ROWS * (schedule->warps / schedule->column_warps);
+  b.tile.program = tile_program_new(b.arena, spec->pool);
+  if (spec->has_rotary)
+    rotary_build_keys(&b);
+  b.rotated_keys = spec->has_rotary;
+  if (spec->select.present)
+    select_build(&b);
+  forward_build(&b);
+  if (outputs_want(spec, OUTPUT_MASS))
+    mass_build(&b);
+  if (b.options->target != TARGET_HOST) {
+    summaries_build(&b);
+    order_narrow_early(b.tile.program);
+  }
+  return b.tile.program;
+}
+
+/* In the largest tiles that fit every GPU of the target; where none does, one with most memory. */
+static const struct tile_program *build_to_fit(const struct build *b, struct compile_options *used,
+                                               const struct compile_options *options)
+{
+  const struct schedule start = used->schedule;
+  size_t errors = b->diagnostics->error_count, shared = BUDGET_SHARED;
+  for (;;) {
+    const struct tile_program *program = build_program(*b, &used->schedule);
+    if (used->target == TARGET_HOST || b->diagnostics->error_count != errors)
+      return program;
+    struct budget found = budget_of_program(b->arena, program, &used->schedule);
+    if (found.registers <= BUDGET_REGISTERS && found.shared <= shared)
+      return program;
+    if (schedule_reduce(&used->schedule, options, &found, shared))
+      continue;
+    if (shared == BUDGET_MOST_SHARED)
+      return program;
+    shared = BUDGET_MOST_SHARED;
+    used->schedule = start;
+  }
 }
 
 struct compiled *compile_build(struct arena *arena, const struct spec *spec,
@@ -110,37 +171,33 @@ struct compiled *compile_build(struct arena *arena, const struct spec *spec,
       .options = &used,
       .diagnostics = diagnostics,
       .pool = spec->pool,
+      .keeps_storage = options->target != TARGET_HOST,
       .ragged = spec->cache.layout == CACHE_RAGGED,
   };
   if (spec->type != DTYPE_ANY)
     used.type = spec->type;
   size_t errors = diagnostics->error_count;
-  pack_heads(&b);
+  b.group = spec->query_heads / spec->kv_heads;
+  b.most_share = find_most_share(&b);
   check_features(&b);
+  used.schedule = schedule_choose(spec, &used);
+  const char *wrong = options->target == TARGET_HOST ? NULL : schedule_is_wrong(&used.schedule);
+  if (wrong != NULL)
+    build_unsupported(&b, spec->span,
+                      "a schedule of %u warps, %u along columns, and %u stage%s (%s)",
+                      used.schedule.warps, used.schedule.column_warps, used.schedule.stages,
+                      used.schedule.stages == 1 ? "" : "s", wrong);
   if (diagnostics->error_count != errors)
     return NULL;
 
-  used.schedule = schedule_choose(spec, options, b.share);
-  b.rows = used.schedule.rows;
-  b.columns = used.schedule.columns = select_columns(spec, used.schedule.columns);
-  b.tile_rows = b.rows / b.share;
-  struct visibility *visibility = visibility_analyze(arena, spec);
-  b.visibility = visibility;
+  b.visibility = visibility_analyze(arena, spec);
   b.bounds = bounds_new(arena, spec);
-  b.tile.program = tile_program_new(arena, spec->pool);
-  if (spec->has_rotary)
-    rotary_build_keys(&b);
-  b.rotated_keys = spec->has_rotary;
-  if (spec->select.present)
-    select_build(&b);
-  forward_build(&b);
-  if (outputs_want(spec, OUTPUT_MASS))
-    mass_build(&b);
+  const struct tile_program *program = build_to_fit(&b, &used, options);
   if (diagnostics->error_count != errors)
     return NULL;
-  struct compiled *compiled = wrap(arena, b.tile.program, &used);
+  struct compiled *compiled = wrap(arena, program, &used);
   compiled->spec = spec;
-  compiled->visibility = visibility;
+  compiled->visibility = b.visibility;
   compiled->timings.build = now() - start;
   return compiled;
 }
@@ -157,6 +214,7 @@ enum compile_status compile_emit(struct arena *arena, struct compiled *compiled,
     return COMPILE_FAILED;
   switch (compiled->options.target) {
   case TARGET_HOST: return host_emit(arena, compiled, form, text, error);
+  case TARGET_SM_80: return nvptx_emit(arena, compiled, form, text, error);
   }
   *error = "there is no such target";
   return COMPILE_FAILED;
@@ -166,6 +224,7 @@ const char *compile_identity(enum target target)
 {
   switch (target) {
   case TARGET_HOST: return host_identity();
+  case TARGET_SM_80: return nvptx_identity();
   }
   return NULL;
 }

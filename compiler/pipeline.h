@@ -8,8 +8,11 @@
 #include "compiler/tile/ir.h"
 #include "dsl/spec.h"
 
-enum target { TARGET_HOST };
-const char *target_name(enum target target); /* "host" */
+enum target {
+  TARGET_HOST,
+  TARGET_SM_80 /* PTX for NVIDIA GPUs of compute capability 8.0 and up */
+};
+const char *target_name(enum target target); /* "host", "sm_80" */
 
 enum kernel_kind { KERNEL_FORWARD };
 
@@ -21,6 +24,10 @@ struct schedule {
   uint32_t lanes;            /* f32 lanes of a vector */
   uint32_t row_vectors;      /* vectors of rows in a panel */
   uint32_t column_registers; /* columns of a register tile */
+  uint32_t warps;            /* GPU: warps of a block */
+  uint32_t
+      column_warps; /* GPU: of these, how many divide the columns of a tile; a divisor of warps */
+  uint32_t stages;  /* GPU: tiles in flight, the one at hand included: 1 or 2 */
 };
 
 struct compile_options {
@@ -34,7 +41,9 @@ struct compile_options {
  * owned by the caller. */
 struct compiled_kernel {
   const struct tile_kernel *tile;
-  size_t scratch_bytes; /* per thread */
+  size_t scratch_bytes;  /* host: per thread */
+  uint32_t threads;      /* GPU: of a block */
+  uint32_t shared_bytes; /* GPU: dynamic shared memory of a block */
 };
 
 /* A launch table of one rotary: see pipeline.c. */
@@ -50,7 +59,8 @@ struct compiled {
   const struct visibility
       *visibility; /* summaries that the launcher computes; NULL for hand-written programs */
   unsigned char
-      *code; /* a relocatable ELF object without undefined symbols; see runtime/host_loader.h */
+      *code; /* host: a relocatable ELF object without undefined symbols, see runtime/host_loader.h;
+                GPU: PTX text, whose terminating zero code_size does not count */
   size_t code_size;
   struct compile_timings timings;
 };
@@ -64,7 +74,7 @@ struct compiled *compile_build(struct arena *arena, const struct spec *spec,
 struct compiled *compile_wrap(struct arena *arena, const struct tile_program *program,
                               const struct compile_options *options);
 
-enum compile_form { COMPILE_OBJECT, COMPILE_LLVM, COMPILE_ASSEMBLY };
+enum compile_form { COMPILE_OBJECT, COMPILE_LLVM, COMPILE_ASSEMBLY /* GPU: PTX */ };
 enum compile_status {
   COMPILE_OK,
   COMPILE_OUT_OF_MEMORY,

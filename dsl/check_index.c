@@ -4,6 +4,8 @@
 #include "dsl/check.h"
 #include "dsl/expr_eval.h"
 
+#include <string.h>
+
 enum { MAX_NODES = 4096, MAX_READS = 64, MAX_KEYS = 80 /* that are all looked at */ };
 
 struct candidate {
@@ -136,6 +138,14 @@ static struct expr_names names_of(struct arena *arena, const struct spec *spec)
   return (struct expr_names){params, inputs};
 }
 
+/* What the reader finds in the source, or dots where lets have made it longer than a line. */
+static const char *brief(struct arena *arena, const struct expr *e, const struct expr_names *names)
+{
+  enum { LONGEST = 80 };
+  const char *text = expr_print(arena, e, names);
+  return strlen(text) <= LONGEST ? text : "...";
+}
+
 static const char *place_text(const struct probe *probe)
 {
   struct arena *arena = probe->check->arena;
@@ -152,11 +162,10 @@ static void report(struct probe *probe, const struct expr *read, const struct ex
   const struct spec_input *input = &probe->spec->inputs[read->value.i - EXPR_TENSOR_INPUT];
   const struct expr_names names = names_of(check->arena, probe->spec);
   const struct expr *size = input->dims[fault->dim].size;
-  const char *index = expr_print(check->arena, read->args[fault->dim], &names);
-  const char *last =
-      expr_is_const(size)
-          ? arena_format(check->arena, "%lld", (long long)size->value.i - 1)
-          : arena_format(check->arena, "%s - 1", expr_print(check->arena, size, &names));
+  const char *index = brief(check->arena, read->args[fault->dim], &names);
+  const char *last = expr_is_const(size)
+                         ? arena_format(check->arena, "%lld", (long long)size->value.i - 1)
+                         : arena_format(check->arena, "%s - 1", brief(check->arena, size, &names));
   struct diagnostic *found;
   if ((read->args[fault->dim]->deps >> EXPR_DEP_READ & 1) != 0) {
     found = check_error(check, DIAG_INDEX_OF_DATA, read->span,

@@ -2,7 +2,6 @@
 
 #include "runtime/tensor_check.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* A launch while it is checked. */
@@ -96,7 +95,8 @@ static attn_status check_plain(const struct checker *c, const char *what, const 
                                enum dtype type, bool written, const enum dim_kind *kinds,
                                uint32_t rank, struct bound_tensor *bound)
 {
-  struct wanted_tensor wanted = {.what = what, .type = type, .rank = rank, .written = written};
+  struct wanted_tensor wanted = {
+      .what = what, .device = c->unit->device, .type = type, .rank = rank, .written = written};
   for (uint32_t d = 0; d < rank; d++)
     wanted.dims[d] = dim_of(c, kinds[d]);
   return check_shaped(c, tensor, &wanted, kinds, bound);
@@ -325,9 +325,9 @@ static bool evaluate_dims(const struct checker *c, const struct spec_input *inpu
 static attn_status check_input(const struct checker *c, uint32_t number, const DLTensor *tensor)
 {
   const struct spec_input *input = &c->spec->inputs[number];
-  char what[128];
-  snprintf(what, sizeof(what), "input '%.100s'", input->name);
+  const char *what = c->unit->input_texts[number];
   struct wanted_tensor wanted = {.what = what,
+                                 .device = c->unit->device,
                                  .type = input->type == DTYPE_SPEC ? c->unit->type : input->type,
                                  .rank = input->rank};
   enum dim_kind kinds[SPEC_MAX_RANK];
@@ -370,8 +370,6 @@ static attn_status check_outputs(const struct checker *c)
   attn_status status = match_tensors(c, "output", a->outputs, a->output_count,
                                      c->unit->info.outputs, c->unit->info.output_count, tensors);
   for (uint32_t n = 0; status == ATTN_OK && n < c->spec->output_count; n++) {
-    char what[128];
-    snprintf(what, sizeof(what), "output '%.100s'", c->unit->info.outputs[n].name);
     const enum dim_kind *kinds = rows;
     uint32_t rank = 3;
     if (c->spec->outputs[n].kind == OUTPUT_MASS) {
@@ -380,7 +378,8 @@ static attn_status check_outputs(const struct checker *c)
       kinds = pairs;
       rank = 4;
     }
-    status = check_plain(c, what, tensors[n], DTYPE_F32, true, kinds, rank, &c->call->outputs[n]);
+    status = check_plain(c, c->unit->output_texts[n], tensors[n], DTYPE_F32, true, kinds, rank,
+                         &c->call->outputs[n]);
   }
   return status;
 }
@@ -491,7 +490,7 @@ attn_status arguments_check(const struct unit *unit, const attn_arguments *argum
                       .call = call,
                       .ragged = unit->spec->cache.layout == CACHE_RAGGED};
   call->batch = call->max_queries = call->max_keys = -1;
-  if (arguments->stream != NULL)
+  if (unit->device == NULL && arguments->stream != NULL)
     return error_report(sink, ATTN_ERROR_ARGUMENT, "stream must be NULL on the cpu");
   attn_status status = check_ragged(&c);
   if (status == ATTN_OK)

@@ -31,8 +31,9 @@ struct call {
 attn_status arguments_type(const struct unit *front, const attn_arguments *arguments,
                            const struct error_sink *sink, enum dtype *type);
 
-/* Checks everything against the unit, which is compiled for `type`. The evaluator, which may be
- * NULL when no dimension of an input is an expression, gets sizes and parameters set. */
+/* Checks everything against the unit, which is compiled for `type`. Tensors are where the unit's
+ * code runs, but starts, which are in host memory. The evaluator, which may be NULL when no
+ * dimension of an input is an expression, gets sizes and parameters set. */
 attn_status arguments_check(const struct unit *unit, const attn_arguments *arguments,
                             struct unit_evaluator *evaluator, const struct error_sink *sink,
                             struct call *call);

@@ -1,6 +1,7 @@
 #include "runtime/context.h"
 
 #include "dsl/base/memory.h"
+#include "runtime/cuda_device.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -102,14 +103,38 @@ attn_status error_out_of_memory(const struct error_sink *sink)
   return ATTN_ERROR_OUT_OF_MEMORY;
 }
 
-static attn_status check_device(const struct error_sink *sink, const char *device)
+/* *number: N of "cuda:N", 0 of "cuda", -1 of "cpu". */
+static attn_status parse_device(const struct error_sink *sink, const char *device, int *number)
 {
+  enum { MOST = 1023 };
+  *number = -1;
   if (device == NULL || strcmp(device, "cpu") == 0)
     return ATTN_OK;
-  if (strcmp(device, "cuda") == 0 || strncmp(device, "cuda:", 5) == 0)
-    return error_report(sink, ATTN_ERROR_UNSUPPORTED,
-                        "device '%.40s' is not supported by this version; use \"cpu\"", device);
-  return error_report(sink, ATTN_ERROR_ARGUMENT, "unknown device '%.40s'; use \"cpu\"", device);
+  if (strcmp(device, "cuda") == 0)
+    device = "cuda:0";
+  const char *digit = device + 5;
+  if (strncmp(device, "cuda:", 5) == 0 && *digit >= '0' && *digit <= '9') {
+    *number = 0;
+    for (; *digit >= '0' && *digit <= '9' && *number <= MOST; digit++)
+      *number = *number * 10 + (*digit - '0');
+    if (*digit == '\0' && *number <= MOST)
+      return ATTN_OK;
+  }
+  return error_report(sink, ATTN_ERROR_ARGUMENT,
+                      "unknown device '%.40s'; use \"cpu\", or \"cuda:0\", \"cuda:1\", ...",
+                      device);
+}
+
+static void free_context(struct attn_context *context)
+{
+  thread_pool_free(context->threads);
+  code_cache_destroy(&context->cache); /* code goes before its device */
+  disk_cache_destroy(&context->disk);
+  attn_context_trim(context);
+  cuda_device_close(context->device);
+  mem_free(context->error);
+  pthread_mutex_destroy(&context->lock);
+  mem_free(context);
 }
 
 attn_status attn_context_create(const attn_context_options *given, attn_context **out)
@@ -121,7 +146,8 @@ attn_status attn_context_create(const attn_context_options *given, attn_context 
   if (given != NULL && !options_copy(&options, sizeof(options), given, given->size))
     return ATTN_ERROR_ARGUMENT;
   struct error_sink sink = {NULL, options.error, options.error_size};
-  attn_status status = check_device(&sink, options.device);
+  int number;
+  attn_status status = parse_device(&sink, options.device, &number);
   if (status != ATTN_OK)
     return status;
   if (options.code_cache_entries > MAX_CACHE_ENTRIES)
@@ -140,16 +166,18 @@ attn_status attn_context_create(const attn_context_options *given, attn_context 
     mem_free(context);
     return error_out_of_memory(&sink);
   }
-  if (disk_cache_init(&context->disk, options.code_cache_directory))
-    context->threads = thread_pool_new(count);
-  if (context->threads == NULL) {
-    disk_cache_destroy(&context->disk);
-    code_cache_destroy(&context->cache);
-    mem_free(context);
-    return error_out_of_memory(&sink);
-  }
   atomic_init(&context->references, 1);
   pthread_mutex_init(&context->lock, NULL);
+  if (disk_cache_init(&context->disk, options.code_cache_directory))
+    context->threads = thread_pool_new(number < 0 ? count : 1);
+  if (context->threads == NULL)
+    status = error_out_of_memory(&sink);
+  else if (number >= 0)
+    status = cuda_device_open(number, &sink, &context->device);
+  if (status != ATTN_OK) {
+    free_context(context);
+    return status;
+  }
   *out = context;
   return ATTN_OK;
 }
@@ -164,13 +192,7 @@ void context_release(struct attn_context *context)
 {
   if (context == NULL || atomic_fetch_sub(&context->references, 1) != 1)
     return;
-  thread_pool_free(context->threads);
-  code_cache_destroy(&context->cache);
-  disk_cache_destroy(&context->disk);
-  attn_context_trim(context);
-  mem_free(context->error);
-  pthread_mutex_destroy(&context->lock);
-  mem_free(context);
+  free_context(context);
 }
 
 void attn_context_free(attn_context *context)
@@ -201,6 +223,12 @@ attn_statistics attn_context_statistics(attn_context *context)
   };
 }
 
+DLDevice attn_context_device(const attn_context *context)
+{
+  return context->device == NULL ? (DLDevice){kDLCPU, 0}
+                                 : (DLDevice){kDLCUDA, context->device->number};
+}
+
 unsigned attn_context_threads(const attn_context *context)
 {
   return thread_pool_count(context->threads);
@@ -222,6 +250,11 @@ void attn_context_trim(attn_context *context)
     struct block *next = block->next;
     free_block(block);
     block = next;
+  }
+  const struct error_sink quiet = {NULL, NULL, 0};
+  if (context->device != NULL && cuda_enter(context->device, &quiet) == ATTN_OK) {
+    cuda_device_trim(context->device);
+    cuda_leave();
   }
 }
 

@@ -21,6 +21,7 @@ enum { BLOCK_ALIGNMENT = 64 };
 
 struct attn_context {
   atomic_uint references;
+  struct cuda_device *device; /* NULL on the CPU */
   struct thread_pool *threads;
   struct code_cache cache;
   struct disk_cache disk;

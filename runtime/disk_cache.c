@@ -19,7 +19,7 @@
 #endif
 
 enum {
-  FORMAT = 1,
+  FORMAT = 2,
   MAX_ENTRY = 64 << 20, /* bytes of a file */
   IDENTITY_SIZE = 640,
   HASH_DIGITS = 32,
@@ -158,14 +158,19 @@ static bool make_key(struct disk_key *key, const struct disk_cache *cache, const
 }
 
 /* ---- entries ----
- * header | identity | key | scratch bytes of each kernel, uint64_t | code | hash of all that
- * precedes. Numbers are as this machine stores them: code is for nothing else. */
+ * header | identity | key | of each kernel: struct kernel_sizes | code | hash of all that precedes.
+ * Numbers are as this machine stores them: code is for nothing else. */
 
 struct header {
   char magic[sizeof(magic)];
   uint32_t format, target;
   uint64_t kernel_count, identity_size, key_size, code_size;
   struct schedule schedule;
+};
+
+struct kernel_sizes {
+  uint64_t scratch_bytes;
+  uint32_t threads, shared_bytes;
 };
 
 /* The next part of a file. */
@@ -186,8 +191,8 @@ static bool header_fits(const struct header *header, const struct disk_key *key,
       header->code_size > MAX_ENTRY)
     return false;
   return file_size == sizeof(*header) + key->identity_size + key->size +
-                          compiled->kernels.count * sizeof(uint64_t) + header->code_size +
-                          sizeof(struct hash);
+                          compiled->kernels.count * sizeof(struct kernel_sizes) +
+                          header->code_size + sizeof(struct hash);
 }
 
 static bool read_all(int file, void *to, size_t size)
@@ -222,12 +227,16 @@ static bool take_entry(unsigned char *bytes, size_t size, const struct disk_key 
       memcmp(full_key, key->bytes, key->size) != 0)
     return false;
   for (size_t n = 0; n < compiled->kernels.count; n++) {
-    uint64_t scratch;
-    memcpy(&scratch, take(bytes, &cursor, sizeof(scratch)), sizeof(scratch));
-    compiled->kernels.items[n].scratch_bytes = (size_t)scratch;
+    struct compiled_kernel *kernel = &compiled->kernels.items[n];
+    struct kernel_sizes sizes;
+    memcpy(&sizes, take(bytes, &cursor, sizeof(sizes)), sizeof(sizes));
+    kernel->scratch_bytes = (size_t)sizes.scratch_bytes;
+    kernel->threads = sizes.threads;
+    kernel->shared_bytes = sizes.shared_bytes;
   }
   compiled->options.schedule = header.schedule;
   memmove(bytes, bytes + cursor, (size_t)header.code_size);
+  bytes[header.code_size] = 0; /* where the checksum or more was */
   compiled->code = bytes;
   compiled->code_size = (size_t)header.code_size;
   return true;
@@ -321,8 +330,10 @@ static void put_entry(struct writer *writer, const struct disk_key *key,
   put(writer, key->identity, key->identity_size);
   put(writer, key->bytes, key->size);
   for (size_t n = 0; n < compiled->kernels.count; n++) {
-    uint64_t scratch = compiled->kernels.items[n].scratch_bytes;
-    put(writer, &scratch, sizeof(scratch));
+    const struct compiled_kernel *kernel = &compiled->kernels.items[n];
+    const struct kernel_sizes sizes = {kernel->scratch_bytes, kernel->threads,
+                                       kernel->shared_bytes};
+    put(writer, &sizes, sizeof(sizes));
   }
   put(writer, compiled->code, compiled->code_size);
   struct hash hash = writer->hash;

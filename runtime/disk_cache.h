@@ -31,9 +31,9 @@ void disk_cache_destroy(struct disk_cache *cache);
 enum disk_cache_result { DISK_CACHE_MISS, DISK_CACHE_HIT, DISK_CACHE_OUT_OF_MEMORY };
 
 /* `compiled` comes from compile_build. A hit fills what compile_emit would for COMPILE_OBJECT
- * (code, code_size, which the caller frees, the schedule, scratch sizes), and marks the entry as
- * used. `key`: everything that the code depends on but compile_identity, the version of the library
- * and its build, which are added here. */
+ * (code, code_size, which the caller frees, the schedule, the kernels' sizes), with a zero byte
+ * behind the code, and marks the entry as used. `key`: everything that the code depends on but
+ * compile_identity, the version of the library and its build, which are added here. */
 enum disk_cache_result disk_cache_load(const struct disk_cache *cache, const void *key, size_t size,
                                        struct compiled *compiled);
 

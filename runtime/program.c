@@ -108,7 +108,15 @@ static bool copy_source(struct attn_program *program, const char *text, size_t l
       .sets = program->sets,
       .set_count = options->set_count,
       .kernel = KERNEL_FORWARD,
-      .schedule = {s->rows, s->columns, s->lanes, s->row_vectors, s->column_registers},
+      .schedule = {.rows = s->rows,
+                   .columns = s->columns,
+                   .lanes = s->lanes,
+                   .row_vectors = s->row_vectors,
+                   .column_registers = s->column_registers,
+                   .warps = s->warps,
+                   .column_warps = s->column_warps,
+                   .stages = s->stages},
+      .device = program->context->device,
   };
   for (size_t n = 0; n < options->set_count; n++) {
     const attn_setting *set = &options->sets[n];

@@ -1,5 +1,6 @@
 #include "runtime/tensor_check.h"
 
+#include "runtime/cuda_device.h"
 #include "runtime/launch_tensors.h"
 
 #include <stdio.h>
@@ -35,7 +36,28 @@ static void dlpack_text(DLDataType type, char text[32])
     snprintf(text, 32, "code %u, %u bits, %u lanes", type.code, type.bits, type.lanes);
 }
 
-static attn_status check_device(const DLTensor *t, const char *what, const struct error_sink *sink)
+/* For a context on a device. Managed memory is wherever it is needed. */
+static attn_status check_device(const DLTensor *t, const struct wanted_tensor *wanted,
+                                const struct error_sink *sink)
+{
+  const int type = (int)t->device.device_type, number = wanted->device->number;
+  if (type == kDLCUDAManaged || (type == kDLCUDA && t->device.device_id == number))
+    return ATTN_OK;
+  if (type == kDLCUDA)
+    return error_report(sink, ATTN_ERROR_ARGUMENT,
+                        "%s is on cuda:%d; this context computes on cuda:%d", wanted->what,
+                        t->device.device_id, number);
+  if (type == kDLCPU || type == kDLCUDAHost)
+    return error_report(sink, ATTN_ERROR_ARGUMENT,
+                        "%s is in the CPU's memory; this context computes on cuda:%d, copy it "
+                        "there first",
+                        wanted->what, number);
+  return error_report(sink, ATTN_ERROR_ARGUMENT,
+                      "%s is on a device of DLPack type %d; this context computes on cuda:%d",
+                      wanted->what, type, number);
+}
+
+static attn_status check_cpu(const DLTensor *t, const char *what, const struct error_sink *sink)
 {
   switch ((int)t->device.device_type) {
   case kDLCPU:
@@ -150,6 +172,24 @@ static attn_status check_distinct(const struct wanted_tensor *wanted, const stru
   return ATTN_OK;
 }
 
+/* A tensor may say that it is on a device and be wrong. */
+static attn_status check_pointer(const struct wanted_tensor *wanted, const struct error_sink *sink,
+                                 uintptr_t address)
+{
+  int other = 0;
+  switch (cuda_pointer_place(wanted->device, address, &other)) {
+  case CUDA_POINTER_HERE: return ATTN_OK;
+  case CUDA_POINTER_HOST:
+    return error_report(sink, ATTN_ERROR_ARGUMENT,
+                        "%s says that it is on cuda:%d, but its address is not in device memory",
+                        wanted->what, wanted->device->number);
+  case CUDA_POINTER_ELSEWHERE: break;
+  }
+  return error_report(sink, ATTN_ERROR_ARGUMENT,
+                      "%s says that it is on cuda:%d, but its address is in the memory of cuda:%d",
+                      wanted->what, wanted->device->number, other);
+}
+
 static attn_status check_memory(const DLTensor *t, const struct wanted_tensor *wanted,
                                 const struct error_sink *sink, struct bound_tensor *bound,
                                 int64_t reach)
@@ -170,7 +210,9 @@ static attn_status check_memory(const DLTensor *t, const struct wanted_tensor *w
                         "%s is not aligned: its address is no multiple of %zu bytes", wanted->what,
                         element);
   bound->data = (unsigned char *)t->data + t->byte_offset;
-  return ATTN_OK;
+  return wanted->device != NULL && (int)t->device.device_type == kDLCUDA
+             ? check_pointer(wanted, sink, first)
+             : ATTN_OK;
 }
 
 attn_status tensor_check(const DLTensor *t, const struct wanted_tensor *wanted,
@@ -178,7 +220,8 @@ attn_status tensor_check(const DLTensor *t, const struct wanted_tensor *wanted,
 {
   if (t == NULL)
     return error_report(sink, ATTN_ERROR_ARGUMENT, "%s is missing", wanted->what);
-  attn_status status = check_device(t, wanted->what, sink);
+  attn_status status =
+      wanted->device != NULL ? check_device(t, wanted, sink) : check_cpu(t, wanted->what, sink);
   if (status != ATTN_OK)
     return status;
   enum dtype type = dtype_of_dlpack(t->dtype);
@@ -201,7 +244,8 @@ attn_status tensor_check(const DLTensor *t, const struct wanted_tensor *wanted,
     return status;
   if (bound->empty) {
     memset(bound->strides, 0, sizeof(bound->strides));
-    bound->data = tensor_zero_page();
+    bound->data = wanted->device != NULL ? (unsigned char *)(uintptr_t)wanted->device->zeros
+                                         : tensor_zero_page();
     return ATTN_OK;
   }
   if (wanted->written)

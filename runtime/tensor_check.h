@@ -12,7 +12,8 @@ struct wanted_dim {
 };
 
 struct wanted_tensor {
-  const char *what; /* "q", "input 'doc'" */
+  const char *what;                 /* "q", "input 'doc'" */
+  const struct cuda_device *device; /* whose memory it must be in, entered; NULL: the CPU's */
   enum dtype type;
   uint32_t rank;
   bool written;

@@ -1,6 +1,6 @@
 #include "runtime/unit.h"
 
-#include "compiler/tile/abi.h"
+#include "runtime/unit_load.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -74,7 +74,7 @@ void unit_release(struct unit *unit)
     unit_free_evaluator(unit->evaluators);
     unit->evaluators = next;
   }
-  host_code_free(unit->code);
+  unit_unload(unit);
   if (unit->compiled != NULL)
     mem_free(unit->compiled->code);
   mem_free(unit->key);
@@ -227,14 +227,32 @@ static void key_text(struct unit *unit, const char *text, size_t length)
   key_bytes(unit, text, length);
 }
 
+static enum target target_of(const struct unit_source *source)
+{
+  return source->device != NULL ? TARGET_SM_80 : TARGET_HOST;
+}
+
 static void key_fields(struct unit *unit, const struct unit_source *source, enum dtype type)
 {
-  const uint32_t numbers[] = {(uint32_t)source->set_count,  (uint32_t)type,
-                              (uint32_t)source->kernel,     source->schedule.rows,
-                              source->schedule.columns,     source->schedule.lanes,
-                              source->schedule.row_vectors, source->schedule.column_registers};
+  const uint32_t numbers[] = {(uint32_t)source->set_count,
+                              (uint32_t)type,
+                              (uint32_t)source->kernel,
+                              (uint32_t)target_of(source),
+                              source->schedule.rows,
+                              source->schedule.columns,
+                              source->schedule.lanes,
+                              source->schedule.row_vectors,
+                              source->schedule.column_registers,
+                              source->schedule.warps,
+                              source->schedule.column_warps,
+                              source->schedule.stages};
   unit->key_size = 0;
   key_bytes(unit, numbers, sizeof(numbers));
+  if (source->device != NULL) {
+    unsigned char device[CUDA_KEY_SIZE];
+    cuda_device_key(source->device, device);
+    key_bytes(unit, device, sizeof(device));
+  }
   key_text(unit, unit->spec->name, strlen(unit->spec->name));
   for (size_t n = 0; n < source->set_count; n++) {
     key_text(unit, source->sets[n].name, strlen(source->sets[n].name));
@@ -266,8 +284,10 @@ attn_status unit_make_key(struct unit *unit, const struct unit_source *source, e
 
 static struct compile_options compile_options_for(const struct unit_source *source, enum dtype type)
 {
-  return (struct compile_options){
-      .target = TARGET_HOST, .kernel = source->kernel, .type = type, .schedule = source->schedule};
+  return (struct compile_options){.target = target_of(source),
+                                  .kernel = source->kernel,
+                                  .type = type,
+                                  .schedule = source->schedule};
 }
 
 static attn_status build(struct unit *unit, const struct unit_source *source, enum dtype type,
@@ -304,78 +324,6 @@ static attn_status emit(struct unit *unit, enum compile_form form, char **text,
                       error == NULL ? "no reason given" : error);
 }
 
-/* Remembers which tensors a launch has to make for the kernel. */
-static bool note_tensors(struct unit *unit, const struct tile_kernel *tile)
-{
-  for (size_t t = 0; t < tile->tensors.count; t++) {
-    const struct tile_tensor *tensor = &tile->tensors.items[t];
-    if (tensor->role == TILE_ROLE_WORKSPACE) {
-      if (tensor->role_index >= UNIT_MAX_WORKSPACES)
-        return false;
-      unit->workspaces[tensor->role_index] = tensor;
-      if (tensor->role_index >= unit->workspace_count)
-        unit->workspace_count = tensor->role_index + 1;
-    } else if (tensor->role == TILE_ROLE_SUMMARY) {
-      const struct visibility *visibility = unit->compiled->visibility;
-      if (visibility == NULL || tensor->role_index >= visibility->summary_count)
-        return false;
-      unit->summaries_used |= UINT64_C(1) << tensor->role_index;
-    }
-  }
-  return true;
-}
-
-static attn_status find_kernels(struct unit *unit, const struct error_sink *sink)
-{
-  if (arena_guard(&unit->arena))
-    return error_out_of_memory(sink);
-  const struct compiled *compiled = unit->compiled;
-  unit->kernels = ARENA_ARRAY(&unit->arena, struct unit_kernel, compiled->kernels.count);
-  for (size_t n = 0; n < compiled->kernels.count; n++) {
-    const struct tile_kernel *tile = compiled->kernels.items[n].tile;
-    struct unit_kernel *kernel = &unit->kernels[n];
-    void *run = host_code_symbol(unit->code, tile->name);
-    void *tasks = host_code_symbol(unit->code, arena_format(&unit->arena, "%s_tasks", tile->name));
-    if (run == NULL || tasks == NULL)
-      return error_report(sink, ATTN_ERROR_INTERNAL, "compiled code lacks the kernel '%s'",
-                          tile->name);
-    *kernel = (struct unit_kernel){.tile = tile,
-                                   .slot_count = tile_slot_count(tile),
-                                   .scratch_bytes = compiled->kernels.items[n].scratch_bytes};
-    /* ISO C has no conversion from an object pointer to a function's; POSIX has. */
-    memcpy(&kernel->run, &run, sizeof(run));
-    memcpy(&kernel->tasks, &tasks, sizeof(tasks));
-    if (!note_tensors(unit, tile))
-      return error_report(sink, ATTN_ERROR_INTERNAL,
-                          "the kernel '%s' asks for more tensors than a launch has", tile->name);
-  }
-  unit->kernel_count = compiled->kernels.count;
-  return ATTN_OK;
-}
-
-/* Angles and gains that hang on nothing but the pair are the same for every launch. */
-static attn_status constant_rotary(struct unit *unit, const struct error_sink *sink)
-{
-  const struct spec *spec = unit->spec;
-  if (!spec->has_rotary)
-    return ATTN_OK;
-  const uint64_t pair = EXPR_DEP(EXPR_VAR_C) | EXPR_DEP(EXPR_VAR_T);
-  if (((spec->rotary.angle->deps | spec->rotary.gain->deps) & ~pair) != 0)
-    return ATTN_OK;
-  if (arena_guard(&unit->arena))
-    return error_out_of_memory(sink);
-  unit->rotary = (struct rotary_tables){.turns = ARENA_ARRAY(&unit->arena, int32_t, spec->dim_qk),
-                                        .rest = ARENA_ARRAY(&unit->arena, float, spec->dim_qk),
-                                        .cosine = ARENA_ARRAY(&unit->arena, float, spec->dim_qk),
-                                        .sine = ARENA_ARRAY(&unit->arena, float, spec->dim_qk)};
-  struct expr_evaluator *evaluator = expr_evaluator_new(&unit->arena, spec->pool);
-  if (!unit_rotary_tables(unit, evaluator, &unit->rotary))
-    return error_report(sink, ATTN_ERROR_SPEC, "'%s': a rotary angle is infinite or not a number",
-                        spec->name);
-  unit->rotary_is_constant = true;
-  return ATTN_OK;
-}
-
 static bool launch_evaluates(const struct unit *unit)
 {
   if (unit->workspace_count != 0 || (unit->spec->has_rotary && !unit->rotary_is_constant))
@@ -387,18 +335,6 @@ static bool launch_evaluates(const struct unit *unit)
     }
   }
   return false;
-}
-
-static attn_status load(struct unit *unit, const struct error_sink *sink)
-{
-  char error[HOST_LOAD_ERROR_SIZE];
-  switch (host_code_load(unit->compiled->code, unit->compiled->code_size, &unit->code, error)) {
-  case HOST_LOAD_OK: break;
-  case HOST_LOAD_NO_MEMORY: return error_out_of_memory(sink);
-  case HOST_LOAD_UNSUPPORTED: return error_report(sink, ATTN_ERROR_UNSUPPORTED, "%s", error);
-  case HOST_LOAD_INVALID: return error_report(sink, ATTN_ERROR_INTERNAL, "%s", error);
-  }
-  return find_kernels(unit, sink);
 }
 
 static void drop_object(struct unit *unit)
@@ -418,13 +354,12 @@ static attn_status load_from_disk(struct unit *unit, const struct disk_cache *di
   case DISK_CACHE_MISS: return ATTN_OK;
   case DISK_CACHE_HIT: break;
   }
-  attn_status status = load(unit, &quiet);
+  attn_status status = unit_load(unit, &quiet);
   drop_object(unit);
   unit->from_disk = status == ATTN_OK;
   if (!unit->from_disk) {
     unit->compiled->options = options;
-    host_code_free(unit->code);
-    unit->code = NULL;
+    unit_unload(unit);
   }
   return status == ATTN_ERROR_OUT_OF_MEMORY ? error_out_of_memory(sink) : ATTN_OK;
 }
@@ -432,6 +367,7 @@ static attn_status load_from_disk(struct unit *unit, const struct disk_cache *di
 attn_status unit_compile(struct unit *unit, const struct unit_source *source, enum dtype type,
                          const struct disk_cache *disk, const struct error_sink *sink)
 {
+  unit->device = source->device;
   attn_status status = build(unit, source, type, sink);
   double start = milliseconds();
   if (status == ATTN_OK)
@@ -440,13 +376,15 @@ attn_status unit_compile(struct unit *unit, const struct unit_source *source, en
     status = emit(unit, COMPILE_OBJECT, NULL, sink);
     start = milliseconds();
     if (status == ATTN_OK)
-      status = load(unit, sink);
+      status = unit_assemble(unit, sink);
+    if (status == ATTN_OK)
+      status = unit_load(unit, sink);
     if (status == ATTN_OK)
       disk_cache_store(disk, unit->key, unit->key_size, unit->compiled);
     drop_object(unit); /* it is mapped now */
   }
   if (status == ATTN_OK)
-    status = constant_rotary(unit, sink);
+    status = unit_settle_rotary(unit, sink);
   if (status != ATTN_OK)
     return status;
   unit->needs_evaluator = launch_evaluates(unit);

@@ -8,6 +8,7 @@
 #include "compiler/pipeline.h"
 #include "dsl/expr_eval.h"
 #include "runtime/context.h"
+#include "runtime/cuda_code.h"
 #include "runtime/disk_cache.h"
 #include "runtime/host_loader.h"
 
@@ -20,6 +21,7 @@ struct unit_source {
   size_t set_count;
   enum kernel_kind kernel;
   struct schedule schedule;
+  struct cuda_device *device;    /* where it runs; NULL: the CPU */
   attn_read_import *read_import; /* or NULL */
   void *user;
   const struct unit
@@ -41,10 +43,13 @@ struct unit_evaluator {
 
 struct unit_kernel {
   const struct tile_kernel *tile;
+  uint32_t slot_count;
+  /* on the CPU */
   int64_t (*tasks)(const int64_t *slots);
   void (*run)(const int64_t *slots, int64_t task, void *scratch);
-  uint32_t slot_count;
   size_t scratch_bytes;
+  /* on a device; the rest stands in unit->compiled */
+  struct cuda_function *function;
 };
 
 enum { UNIT_MAX_WORKSPACES = 16 };
@@ -66,12 +71,16 @@ struct unit {
   struct diagnostics diagnostics;
   VECTOR(struct unit_import) imports;
   struct spec *spec;
-  attn_program_info info; /* in the arena */
+  attn_program_info info;                               /* in the arena */
+  const char *const *input_texts, *const *output_texts; /* "input 'doc'", by number */
 
   enum dtype type; /* F32, F16 or BF16 when compiled, else ANY */
   struct compiled *compiled;
-  struct host_code *code;
-  bool from_disk; /* the code */
+  struct cuda_device *device; /* of the context, which outlives its units; NULL on the CPU */
+  struct host_code *code;     /* on the CPU */
+  struct cuda_code *device_code;
+  struct cuda_faults *faults; /* on a device, where a kernel has checks */
+  bool from_disk;             /* the code */
   struct unit_kernel *kernels;
   size_t kernel_count;
   /* By role_index: the declaration of each workspace tensor. */
@@ -80,7 +89,8 @@ struct unit {
   uint64_t summaries_used; /* bits by number */
   bool needs_evaluator;    /* a launch evaluates expressions of the spec */
   bool rotary_is_constant;
-  struct rotary_tables rotary; /* filled when constant */
+  struct rotary_tables rotary;   /* filled when constant */
+  cuda_address rotary_on_device; /* the same, one table after the other */
   attn_timings timings;
 
   pthread_mutex_t lock;
@@ -132,7 +142,7 @@ void unit_free_evaluator(struct unit_evaluator *evaluator);
  * = (int32)(t * turns[c], wrapped) * 2^-32 + t * rest[c] x'[c] = x[c] * cos(angle) * cosine[c] +
  * x[p] * sin(angle) * sine[c] Channels that do not rotate have turns = rest = 0, cosine = 1, sine =
  * 0. False when an angle is not finite. Runs inside the guard of the evaluator's arena. */
-bool unit_rotary_tables(const struct unit *unit, struct expr_evaluator *evaluator,
+bool unit_rotary_tables(const struct spec *spec, struct expr_evaluator *evaluator,
                         const struct rotary_tables *tables);
 
 /* The spec-side number of a type, and back. */

@@ -99,6 +99,16 @@ static void describe_params(struct unit *unit)
   unit->info.param_count = count;
 }
 
+/* "input 'doc'": what a launch calls them in errors. */
+static const char *const *name_texts(struct unit *unit, const char *kind,
+                                     const attn_tensor_info *infos, size_t count)
+{
+  const char **texts = ARENA_ARRAY(&unit->arena, const char *, count);
+  for (size_t n = 0; n < count; n++)
+    texts[n] = arena_format(&unit->arena, "%s '%.100s'", kind, infos[n].name);
+  return texts;
+}
+
 void unit_describe(struct unit *unit)
 {
   static const char *const q[] = {"B", "H", "NQ", "D"}, *const k[] = {"B", "G", "NK", "D"};
@@ -122,6 +132,8 @@ void unit_describe(struct unit *unit)
     unit->info.v = describe_fixed("v", type, v, 4);
   describe_inputs(unit);
   describe_outputs(unit);
+  unit->input_texts = name_texts(unit, "input", unit->info.inputs, unit->info.input_count);
+  unit->output_texts = name_texts(unit, "output", unit->info.outputs, unit->info.output_count);
   describe_params(unit);
 }
 
@@ -133,11 +145,11 @@ static double evaluate_angle(struct expr_evaluator *evaluator, const struct expr
   return expr_evaluate(evaluator, angle).f;
 }
 
-bool unit_rotary_tables(const struct unit *unit, struct expr_evaluator *evaluator,
+bool unit_rotary_tables(const struct spec *spec, struct expr_evaluator *evaluator,
                         const struct rotary_tables *tables)
 {
-  const struct spec_rotary *rotary = &unit->spec->rotary;
-  for (uint32_t c = 0; c < unit->spec->dim_qk; c++) {
+  const struct spec_rotary *rotary = &spec->rotary;
+  for (uint32_t c = 0; c < spec->dim_qk; c++) {
     tables->turns[c] = 0;
     tables->rest[c] = 0.0f;
     tables->cosine[c] = 1.0f;

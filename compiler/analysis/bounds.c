@@ -5,12 +5,14 @@
 #include <stdlib.h>
 
 /* A proof is a chain of sufficient conditions on integer forms: form <= 0. */
-enum { FORM_MAX_TERMS = 8, MAX_DEPTH = 8, MAX_STEPS = 1000, MAX_PLACES = BOUNDS_KEY + 1 };
+enum { FORM_MAX_TERMS = 8, MAX_DEPTH = 8, MAX_STEPS = 1000, MAX_VISITS = 1000 };
+enum { MAX_PLACES = BOUNDS_KEY + 1 };
 
 /* sum of coef * leaf + constant in ideal arithmetic. */
 struct form {
   int64_t constant;
   uint32_t count;
+  uint32_t visits; /* of nodes that were added: shared ones count each time */
   bool valid;
   struct {
     int64_t coef;
@@ -86,7 +88,7 @@ static bool is_ideal(struct range_table *t, const struct expr *e)
 static void form_add(struct range_table *t, struct form *form, int64_t coef, const struct expr *e,
                      bool is_size)
 {
-  if (llabs(coef) > (1 << 20) || llabs(form->constant) > RANGE_FAR || e->height > 1000) {
+  if (llabs(coef) > (1 << 20) || llabs(form->constant) > RANGE_FAR || ++form->visits > MAX_VISITS) {
     form->valid = false;
     return;
   }
@@ -318,7 +320,7 @@ static uint32_t prove_read(struct bounds *b, const struct expr *read, enum bound
     const struct expr *size = size_of(b, read, n);
     struct form lower = {.valid = true};
     struct form upper = {.valid = true, .constant = 1};
-    if (size == NULL || read->args[n]->type != EXPR_INT) {
+    if (size == NULL || !range_size_is_there(b->spec, size) || read->args[n]->type != EXPR_INT) {
       continue;
     }
     form_add(&b->ranges[place], &lower, -1, read->args[n], false);

@@ -25,13 +25,14 @@ static const struct spec_input *input_of(const struct spec *spec, const struct e
   return is_input && spec->inputs[input].rank == read->arg_count ? &spec->inputs[input] : NULL;
 }
 
-/* Nothing below can be read out of range. */
-bool interval_reads_are_plain(const struct spec *spec, const struct expr *e)
+/* `visits`: of nodes, shared ones count each time; too many are not worth a table of them. */
+static bool reads_are_plain(const struct spec *spec, const struct expr *e, uint32_t *visits)
 {
+  enum { MAX_VISITS = 256 };
   if ((e->deps >> EXPR_DEP_READ & 1) == 0) {
     return true;
   }
-  if (e->height > 64) { /* not worth a table of visited nodes */
+  if (++*visits > MAX_VISITS) {
     return false;
   }
   const struct spec_input *input = e->op == EXPR_READ ? input_of(spec, e) : NULL;
@@ -40,11 +41,17 @@ bool interval_reads_are_plain(const struct spec *spec, const struct expr *e)
   }
   for (uint32_t n = 0; n < e->arg_count; n++) {
     if (input != NULL ? !index_is_plain(e->args[n], &input->dims[n])
-                      : !interval_reads_are_plain(spec, e->args[n])) {
+                      : !reads_are_plain(spec, e->args[n], visits)) {
       return false;
     }
   }
   return true;
+}
+
+bool interval_reads_are_plain(const struct spec *spec, const struct expr *e)
+{
+  uint32_t visits = 0;
+  return reads_are_plain(spec, e, &visits);
 }
 
 /* Over a tile the index covers a range that is not much longer than the tile. */
@@ -79,6 +86,8 @@ static const struct expr *in_range(struct range_table *t, const struct spec_dim 
                                    const struct interval *at)
 {
   const struct expr *size = range_long(t, dim->size);
+  if (!range_size_is_there(t->spec, dim->size))
+    return expr_bool(t->pool, false);
   return expr_and(t->pool, range_le(t, expr_long(t->pool, 0), at->lo), range_lt(t, at->hi, size));
 }
 

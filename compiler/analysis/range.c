@@ -16,6 +16,34 @@ int64_t range_floor(int64_t a, int64_t b)
   return a % b < 0 ? q - 1 : q;
 }
 
+static bool counts_tokens(const struct expr *e)
+{
+  return expr_depends(e, EXPR_VAR_SIZE_NQ) || expr_depends(e, EXPR_VAR_SIZE_NK);
+}
+
+/* Does not become less when NQ or NK becomes more. Sizes of great height are not looked through. */
+static bool grows(const struct expr *e)
+{
+  if (!counts_tokens(e) || e->height > 16)
+    return !counts_tokens(e);
+  switch ((int)e->op) {
+  case EXPR_VAR: return true;
+  case EXPR_ADD:
+  case EXPR_MIN:
+  case EXPR_MAX: return grows(e->args[0]) && grows(e->args[1]);
+  case EXPR_SUB: return grows(e->args[0]) && !counts_tokens(e->args[1]);
+  case EXPR_MUL:
+  case EXPR_FLOORDIV:
+    return grows(e->args[0]) && expr_is_const(e->args[1]) && e->args[1]->value.i > 0;
+  default: return false;
+  }
+}
+
+bool range_size_is_there(const struct spec *spec, const struct expr *size)
+{
+  return spec->cache.layout != CACHE_RAGGED || grows(size);
+}
+
 static int64_t saturate(__int128 x)
 {
   return x > limit ? limit : x < -limit ? -limit : (int64_t)x;

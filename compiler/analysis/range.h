@@ -52,6 +52,10 @@ const struct expr *range_select(struct range_table *table, const struct expr *co
 const struct expr *range_is_int(struct range_table *table, const struct expr *lo,
                                 const struct expr *hi);
 
+/* A dimension's size, counted with the NQ and NK of the sequence at hand, is at most what the
+ * tensor has. In a ragged batch tensors have the sizes of the longest sequence. */
+bool range_size_is_there(const struct spec *spec, const struct expr *size);
+
 int64_t range_floor(int64_t a, int64_t b); /* floor(a / b), b > 0 */
 
 #endif

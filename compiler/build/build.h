@@ -33,6 +33,7 @@ struct frame {
 struct build_value {
   const struct expr *e;
   struct frame frame; /* without the axes that the value does not vary along */
+  bool stored;        /* made by build_operand, in 16 bits */
   struct tile_value *value;
 };
 
@@ -52,13 +53,17 @@ struct build {
   struct bounds *bounds;
   struct tile_builder tile;
 
+  uint64_t used_summaries; /* by any kernel */
+  bool keeps_storage;      /* the target multiplies 16-bit reals: products take them as stored */
   bool ragged;
-  bool rotated_keys;  /* K of this kernel is the workspace that rotate_keys filled */
-  bool one_channel;   /* EXPR_VAR_C is a scalar: CLASS_CHANNEL is no axis */
-  uint32_t group;     /* query heads of a K/V head */
-  uint32_t share;     /* query heads packed into one tile; divides `group` */
-  uint32_t tile_rows; /* rows of the query tensor in a tile */
+  bool rotated_keys;   /* K of this kernel is the workspace that rotate_keys filled */
+  bool one_channel;    /* EXPR_VAR_C is a scalar: CLASS_CHANNEL is no axis */
+  uint32_t group;      /* query heads of a K/V head */
+  uint32_t most_share; /* how many of them see the same keys: `group` or 1 */
+  uint32_t share;      /* query heads packed into one tile; divides `most_share` */
+  uint32_t tile_rows;  /* rows of the query tensor in a tile */
   uint32_t rows, columns;
+  uint32_t key_rows; /* keys of a tile where they are its rows: rotate_keys */
 
   /* Numbers in the kernel at hand, or NOT_DECLARED. */
   int32_t tensors[BUILD_MAX_TENSORS];
@@ -158,6 +163,8 @@ uint32_t build_axis_size(const struct build *b, struct frame frame, unsigned axi
 struct tile_value *build_value(struct build *b, struct frame frame, const struct expr *e);
 /* The same with all rows and columns of the frame. */
 struct tile_value *build_tile(struct build *b, struct frame frame, const struct expr *e);
+/* build_tile of an operand of a product: in the type that operand_element says. */
+struct tile_value *build_operand(struct build *b, struct frame frame, const struct expr *e);
 /* Makes now what does not vary along keys, so that it can be used inside a loop over keys that
  * starts later. */
 void build_hoist(struct build *b, struct frame frame, const struct expr *e);
@@ -200,6 +207,12 @@ bool build_is_linear(const struct build *b, const struct expr *e,
 bool operand_is_loadable(struct build *b, struct frame frame, const struct expr *read);
 /* That tile, or NULL. */
 struct tile_value *operand_load(struct build *b, struct frame frame, const struct expr *read);
+/* TILE_F16 or TILE_BF16 where `e` is a vector for each row of the frame as a tensor holds it, and
+ * b->keeps_storage; a rotated one is rounded to that type. Otherwise TILE_F32. */
+enum tile_element operand_element(struct build *b, struct frame frame, const struct expr *e);
+/* operand_load in that type. */
+struct tile_value *operand_load_stored(struct build *b, struct frame frame,
+                                       const struct expr *read);
 /* A READ as an element access inside an expression; `indices` are lowered already. */
 const struct expr *operand_read(struct lowering *l, const struct expr *read,
                                 const struct expr *const *indices);
@@ -217,8 +230,11 @@ void operand_store(struct build *b, uint32_t number, struct placement place,
                    struct tile_value *tile);
 struct tile_value *operand_load_tokens(struct build *b, uint32_t number, struct placement place,
                                        struct tile_type type);
-/* The size of a dimension, of the sequence at hand where it counts tokens; INT, lowered. */
-const struct expr *operand_size(struct lowering *l, const struct spec_dim *dim);
+/* A dimension's size as the launch gives it: INT, over the kernel's parameters. */
+const struct expr *operand_launch_size(struct build *b, const struct expr *size);
+/* What an index of the dimension stays below, INT, lowered: where tokens are packed the sequence's
+ * own length, elsewhere the size as the launch gives it. */
+const struct expr *operand_size(struct lowering *l, const struct storage *storage, uint32_t dim);
 
 /* ---- products (products.c) ---- */
 /* A SUM over a term that is made of one row part and one column part. */
@@ -228,6 +244,9 @@ struct product {
   uint32_t channels;
 };
 bool product_find(struct build *b, const struct expr *e, struct product *product);
+/* The type of both operands: 16 bits where memory holds both so, else f32. */
+enum tile_element product_element(struct build *b, const struct product *product);
+struct tile_value *product_row(struct build *b, const struct product *product);
 struct tile_value *product_value(struct build *b, const struct product *product);
 
 /* ---- checks (checks.c) ---- */

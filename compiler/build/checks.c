@@ -68,9 +68,8 @@ static void check_index(struct checker *c, const struct expr *read, uint32_t dim
   struct expr_pool *pool = b->pool;
   struct storage storage;
   build_storage(b, (uint32_t)read->value.i, &storage);
-  const struct spec_dim *d = &storage.dims[dim];
-  const struct expr *size = d->size;
-  if (d->kind == DIM_EXPR) /* of the longest sequence: the others count their own */
+  const struct expr *size = storage.dims[dim].size;
+  if (!storage.packed || dim != storage.tokens) /* of the longest sequence, not of this one */
     size = build_transform(b, size, replace_size, b);
   const struct expr *index = read->args[dim];
   const struct expr *inside = expr_and(pool, expr_binary(pool, EXPR_LE, expr_int(pool, 0), index),

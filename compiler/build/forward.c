@@ -94,11 +94,15 @@ static struct tile_value *look_once(struct build *b, struct forward *f)
   struct pass pass = {
       .maps = maps, .wanted = ~0u, .checks = CHECK_ALL, .visit = visit_once, .user = f};
   for (uint32_t m = 0; m < maps->count; m++)
-    maps->items[m].state = maps->items[m].algebra->init(&b->tile, b->rows);
+    maps->items[m].state = maps_start_rows(b, &maps->items[m]);
   maps_split_weight(b, maps);
   for (uint32_t m = 0; m < maps->count; m++)
-    if (maps->in_walk[m] != NULL)
+    if (maps->in_walk[m] != NULL) {
+      f->sums.largest = fmax(f->sums.largest, maps_largest(b, maps, maps->in_walk[m]));
       start_sums(b, f, &pass, m);
+    }
+  if (f->sums.count == 1 && b->spec->weight == expr_map(b->pool, 0))
+    maps->items[0].state.rounded = sums_element(b, &f->sums, 0);
   for (uint32_t m = 0; m < maps->count; m++)
     pass_carry_state(&pass, &maps->items[m]);
   pass_walk(b, &pass);
@@ -136,7 +140,7 @@ static void gather_statistics(struct build *b, struct forward *f)
                       .user = f};
   for (uint32_t m = 0; m < f->maps.count; m++) {
     struct build_map *map = &f->maps.items[m];
-    map->state = map->algebra->init(&b->tile, b->rows);
+    map->state = maps_start_rows(b, map);
     if (map->state.maximum == NULL)
       map->top = tile_splat(&b->tile, TILE_F32, b->rows, 1, -(double)INFINITY);
     pass_carry_state(&pass, map);
@@ -277,6 +281,8 @@ static struct tile_value *look_twice(struct build *b, struct forward *f)
   outputs_clear_weights(b);
   struct pass pass = {
       .maps = &f->maps, .wanted = ~0u, .checks = checks, .visit = visit_weights, .user = f};
+  f->sums.largest =
+      f->final.total != NULL ? (double)INFINITY : maps_largest(b, &f->maps, spec->weight);
   start_sums(b, f, &pass, 0);
   for (uint32_t n = 0; n < spec->output_count; n++)
     if (spec->outputs[n].kind == OUTPUT_ENTROPY) {

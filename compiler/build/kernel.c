@@ -69,13 +69,18 @@ void build_storage(struct build *b, uint32_t tensor, struct storage *storage)
     for (uint32_t k = 0; k < input->rank; k++)
       storage->dims[k] = input->dims[k];
   }
-  storage->batch = storage->tokens = storage->rank;
+  uint32_t keys = storage->batch = storage->tokens = storage->rank;
   for (uint32_t k = storage->rank; k-- > 0;) {
-    if (storage->dims[k].kind == DIM_B)
+    enum dim_kind kind = storage->dims[k].kind;
+    if (kind == DIM_B)
       storage->batch = k;
-    if (storage->dims[k].kind == DIM_NQ || storage->dims[k].kind == DIM_NK)
+    else if (kind == DIM_NQ)
       storage->tokens = k;
+    else if (kind == DIM_NK)
+      keys = k;
   }
+  if (storage->tokens == storage->rank) /* NQ is packed, or else NK: as attn.h has it */
+    storage->tokens = keys;
   storage->packed = b->ragged && storage->batch < storage->rank && storage->tokens < storage->rank;
 }
 
@@ -156,7 +161,7 @@ uint32_t build_rotated_keys(struct build *b)
 {
   const struct workspace keys = {.number = WORKSPACE_ROTATED_KEYS,
                                  .name = "k_rotated",
-                                 .element = DTYPE_F32,
+                                 .element = b->keeps_storage ? b->options->type : DTYPE_F32,
                                  .keys = true,
                                  .columns = expr_int(b->pool, b->spec->dim_qk)};
   return build_workspace(b, &keys, !b->rotated_keys);
@@ -180,6 +185,7 @@ uint32_t build_summary(struct build *b, uint32_t tensor)
                                .rank = storage_rank(&storage) + 1,
                                .role = TILE_ROLE_SUMMARY,
                                .role_index = n};
+    b->used_summaries |= UINT64_C(1) << n;
     b->summaries[n] = (int32_t)tile_add_tensor(b->tile.kernel, made);
   }
   return (uint32_t)b->summaries[n];

@@ -3,10 +3,13 @@
 #include "compiler/build/passes.h"
 #include "compiler/build/select.h"
 
+#include <float.h>
+#include <math.h>
+
 /* ---- scores ---- */
 
 /* f * sum of products is the sum of (f * row part) products, so that f is applied once a row and
- * not once a pair. */
+ * not once a pair; not to operands of 16 bits, which it would be rounded to. */
 static const struct expr *fold_factor(void *user, const struct expr *e)
 {
   struct build *b = user;
@@ -16,7 +19,8 @@ static const struct expr *fold_factor(void *user, const struct expr *e)
     const struct expr *sum = e->args[k], *factor = e->args[1 - k];
     struct product product;
     bool by_row = (build_class(b, factor, frame_pair()) & ~(unsigned)CLASS_QUERY) == 0;
-    if (by_row && product_find(b, sum, &product) && product.term == NULL)
+    if (by_row && product_find(b, sum, &product) && product.term == NULL &&
+        product_element(b, &product) == TILE_F32)
       return expr_binder(b->pool, EXPR_SUM, (uint32_t)sum->value.i, sum->args[0],
                          expr_mul(b->pool, sum->args[1], factor));
   }
@@ -36,6 +40,41 @@ static const struct expr *scaled(struct build *b, const struct expr *e, double f
   return expr_mul(pool, e, f);
 }
 
+/* `e` without a positive constant factor, which *factor is multiplied by. */
+static const struct expr *without_scale(const struct expr *e, double *factor)
+{
+  for (uint32_t k = 0; e->op == EXPR_MUL && k < 2; k++) {
+    const struct expr *scale = e->args[k];
+    double product = scale->op == EXPR_CONST ? *factor * scale->value.f : 0;
+    if (scale->type == EXPR_FLOAT && product >= (double)FLT_MIN && product <= (double)FLT_MAX) {
+      *factor = product;
+      return e->args[1 - k];
+    }
+  }
+  return e;
+}
+
+/* What can be multiplied into 32-bit rows of queries costs nothing; the rest is left to the row
+ * algebra where that has a factor. */
+static void init_score(struct build *b, struct build_map *map, const struct expr *score)
+{
+  map->factor = 1;
+  if (b->keeps_storage && map->algebra->score_factor != 1) {
+    map->factor = map->algebra->score_factor;
+    score = without_scale(score, &map->factor);
+  } else {
+    score = scaled(b, score, map->algebra->score_factor);
+  }
+  map->score = build_transform(b, score, fold_factor, b);
+}
+
+struct row_state maps_start_rows(struct build *b, const struct build_map *map)
+{
+  struct row_state state = map->algebra->init(&b->tile, b->rows);
+  state.factor = map->factor;
+  return state;
+}
+
 void maps_init(struct build *b, struct build_maps *maps)
 {
   const struct spec *spec = b->spec;
@@ -50,8 +89,7 @@ void maps_init(struct build *b, struct build_maps *maps)
   for (uint32_t m = 0; m < spec->map_count; m++) {
     struct build_map *map = &maps->items[m];
     map->algebra = row_algebra_of(spec->maps[m].normalizer);
-    const struct expr *score = scaled(b, spec->maps[m].score, map->algebra->score_factor);
-    map->score = build_transform(b, score, fold_factor, b);
+    init_score(b, map, spec->maps[m].score);
     maps->in_walk[m] = expr_map(b->pool, m);
   }
 }
@@ -127,6 +165,44 @@ void maps_split_weight(struct build *b, struct build_maps *maps)
   maps->weight = rest == NULL ? expr_float(pool, 0) : rest;
 }
 
+double maps_largest(struct build *b, const struct build_maps *maps, const struct expr *weight)
+{
+  double *largest = ARENA_ARRAY(b->arena, double, (size_t)weight->id + 1);
+  for (uint32_t id = 0; id <= weight->id; id++) {
+    const struct expr *e = b->pool->nodes.items[id];
+    double x = e->arg_count > 0 ? largest[e->args[0]->id] : 0;
+    double y = e->arg_count > 1 ? largest[e->args[1]->id] : 0;
+    double z = e->arg_count > 2 ? largest[e->args[2]->id] : 0;
+    double *own = &largest[id];
+    *own = (double)INFINITY;
+    switch ((int)e->op) {
+    case EXPR_CONST:
+      if (e->type >= EXPR_FLOAT)
+        *own = fabs(e->value.f);
+      break;
+    case EXPR_MAP:
+      if (maps->items[e->value.i].algebra->bounded)
+        *own = 1;
+      break;
+    case EXPR_NEG:
+    case EXPR_ABS:
+    case EXPR_CONVERT: *own = x; break;
+    case EXPR_ADD:
+    case EXPR_SUB: *own = x + y; break;
+    case EXPR_MUL: *own = x == 0 || y == 0 ? 0 : x * y; break;
+    case EXPR_DIV:
+      if (e->args[1]->op == EXPR_CONST && y > 0)
+        *own = x / y;
+      break;
+    case EXPR_MIN:
+    case EXPR_MAX: *own = fmax(x, y); break;
+    case EXPR_SELECT: *own = fmax(y, z); break;
+    default: break;
+    }
+  }
+  return largest[weight->id];
+}
+
 /* ---- the end of a row ---- */
 
 void maps_rest(struct build *b, struct build_maps *maps)
@@ -190,7 +266,7 @@ struct tile_value *weights_where(struct build *b, struct tile_value *visible,
     }
     e = expr_select(pool, holds, e, expr_float(pool, 0));
   }
-  return count == 1 ? x : tile_map(&b->tile, TILE_F32, e, operands, count);
+  return count == 1 ? x : tile_map(&b->tile, x->type.element, e, operands, count);
 }
 
 /* ---- the second look ---- */

@@ -180,8 +180,10 @@ void mass_build(struct build *b)
   struct mass *mass = ARENA_NEW(b->arena, struct mass);
   maps_init(b, &mass->maps);
   mass->weights.maps = &mass->maps;
-  for (uint32_t m = 0; m < mass->maps.count; m++)
-    mass->maps.items[m].norm.count = mass->maps.items[m].algebra->norms;
+  for (uint32_t m = 0; m < mass->maps.count; m++) {
+    struct build_map *map = &mass->maps.items[m];
+    map->norm = (struct row_norm){.count = map->algebra->norms, .factor = map->factor};
+  }
   struct tile_value *sum = walk_rows(b, mass);
   struct placement place = {.keys = true};
   for (uint32_t n = 0; n < spec->output_count; n++)

@@ -8,20 +8,23 @@
 
 static const struct expr *lower_size_leaf(void *user, const struct expr *e)
 {
-  struct lowering *l = user;
+  struct build *b = user;
   if (e->op == EXPR_PARAM)
-    return build_param(l->b, (uint32_t)e->value.i);
-  return e->op == EXPR_VAR ? build_size(l->b, (enum expr_var)e->value.i) : NULL;
+    return build_param(b, (uint32_t)e->value.i);
+  return e->op == EXPR_VAR ? build_size(b, (enum expr_var)e->value.i) : NULL;
 }
 
-const struct expr *operand_size(struct lowering *l, const struct spec_dim *dim)
+const struct expr *operand_launch_size(struct build *b, const struct expr *size)
+{
+  return build_transform(b, size, lower_size_leaf, b);
+}
+
+const struct expr *operand_size(struct lowering *l, const struct storage *storage, uint32_t dim)
 {
   struct build *b = l->b;
-  bool tokens = dim->kind == DIM_NQ || dim->kind == DIM_NK;
-  if (!tokens || !b->ragged)
-    return build_transform(b, dim->size, lower_size_leaf, l);
-  enum expr_var var = dim->kind == DIM_NQ ? EXPR_VAR_SIZE_NQ : EXPR_VAR_SIZE_NK;
-  const struct expr *size = expr_variable(b->pool, var);
+  const struct expr *size = storage->dims[dim].size;
+  if (!storage->packed || dim != storage->tokens)
+    return operand_launch_size(b, size);
   return lower_operand(l, build_find_value(b, size, frame_scalar()), EXPR_INT);
 }
 
@@ -111,7 +114,7 @@ const struct expr *operand_read(struct lowering *l, const struct expr *read,
     if (storage.packed && k == storage.tokens)
       *arg = packed_index(l, indices[k], dim->kind == DIM_NK);
     else if (!is_safe(read->args[k], dim))
-      *arg = clamped(b, indices[k], operand_size(l, dim));
+      *arg = clamped(b, indices[k], operand_size(l, &storage, k));
   }
   uint32_t rank = storage_rank(&storage);
   return expr_read(b->pool, build_tensor(b, tensor), read->type, args, rank);
@@ -163,7 +166,7 @@ const struct expr *operand_range(struct lowering *l, const struct expr *range,
 
   const struct expr *first = expr_convert(pool, indices[ranged], EXPR_LONG);
   const struct expr *last = expr_convert(pool, indices[ranged + 1], EXPR_LONG);
-  const struct expr *size = expr_convert(pool, operand_size(l, &storage.dims[ranged]), EXPR_LONG);
+  const struct expr *size = expr_convert(pool, operand_size(l, &storage, ranged), EXPR_LONG);
   if (storage.packed && storage.tokens == ranged) { /* blocks hold tokens of other sequences, too */
     bool keys = storage.dims[ranged].kind == DIM_NK;
     const struct expr *start = lower_operand(l, b->start[keys], EXPR_LONG);
@@ -183,7 +186,7 @@ const struct expr *operand_range(struct lowering *l, const struct expr *range,
     if (storage.packed && k == storage.tokens)
       *arg = packed_index(l, indices[k], dim->kind == DIM_NK);
     else if (!is_safe(range->args[k], dim))
-      *arg = clamped(b, indices[k], operand_size(l, dim));
+      *arg = clamped(b, indices[k], operand_size(l, &storage, k));
   }
   const uint32_t level = EXPR_MAX_LEVEL; /* the front end counts from 0, and nothing inside binds */
   const struct expr *bound = expr_convert(pool, expr_bound(pool, level), EXPR_LONG);
@@ -211,6 +214,7 @@ struct load_plan {
   enum index_kind kinds[SPEC_MAX_RANK];
   uint32_t first_channel;
   struct tile_access access;
+  enum dtype type; /* in memory */
   enum tile_element element;
 };
 
@@ -267,11 +271,11 @@ static bool plan_load(struct build *b, struct frame frame, const struct expr *re
   if (tensor == EXPR_TENSOR_O)
     return false;
   build_storage(b, tensor, storage);
-  enum dtype type = tensor < EXPR_TENSOR_INPUT
-                        ? b->options->type
-                        : build_dtype(b, b->spec->inputs[tensor - EXPR_TENSOR_INPUT].type);
+  plan->type = tensor < EXPR_TENSOR_INPUT
+                   ? b->options->type
+                   : build_dtype(b, b->spec->inputs[tensor - EXPR_TENSOR_INPUT].type);
   bool packed_elsewhere = storage->packed && !expr_is_var(read->args[storage->batch], EXPR_VAR_B);
-  if (packed_elsewhere || !tile_element_of(type, &plan->element))
+  if (packed_elsewhere || !tile_element_of(plan->type, &plan->element))
     return false;
   struct tile_access *access = &plan->access;
   *access = (struct tile_access){
@@ -316,6 +320,7 @@ bool operand_is_loadable(struct build *b, struct frame frame, const struct expr 
   return !is_rotated(b, read->value.i) || plan.kinds[3] == INDEX_CHANNEL;
 }
 
+/* Of a dimension that is not packed tokens: plan_load takes no other. */
 static struct tile_value *uniform_index(struct build *b, const struct expr *index,
                                         const struct spec_dim *dim)
 {
@@ -323,7 +328,7 @@ static struct tile_value *uniform_index(struct build *b, const struct expr *inde
     return build_value(b, frame_scalar(), index);
   struct lowering l = {.b = b, .frame = frame_scalar()};
   const struct expr *e = lower_expr(&l, index);
-  e = clamped(b, e, operand_size(&l, dim));
+  e = clamped(b, e, operand_launch_size(b, dim->size));
   return tile_scalar(&b->tile, TILE_I32, e, l.operands.items, l.operands.count);
 }
 
@@ -364,26 +369,52 @@ static struct tile_value *live_count(struct build *b, struct frame frame, unsign
                      expr_long(b->pool, axis == CLASS_CHANNEL ? frame.channels : 1));
 }
 
+static struct tile_value *load_planned(struct build *b, struct frame frame, const struct expr *read,
+                                       struct load_plan *plan)
+{
+  uint32_t tensor = (uint32_t)read->value.i;
+  const struct storage *storage = &plan->storage;
+  struct tile_value *indices[SPEC_MAX_RANK];
+  for (uint32_t k = 0; k < storage->rank; k++)
+    if (!storage->packed || k != storage->batch)
+      indices[storage_dim(storage, k)] = index_value(b, plan, k, read->args[k]);
+  plan->access.tensor = build_tensor(b, tensor);
+  struct tile_type type = tile_type_tile(plan->element, build_axis_size(b, frame, frame.rows),
+                                         build_axis_size(b, frame, frame.columns));
+  struct tile_value *x =
+      tile_load(&b->tile, type, plan->access, indices, storage_rank(storage),
+                live_count(b, frame, frame.rows), live_count(b, frame, frame.columns));
+  if (!is_rotated(b, tensor))
+    return x;
+  return rotary_apply(b, tensor == EXPR_TENSOR_Q ? CLASS_QUERY : CLASS_KEY, plan->first_channel, x);
+}
+
 struct tile_value *operand_load(struct build *b, struct frame frame, const struct expr *read)
 {
   struct load_plan plan = {0};
   if (!operand_is_loadable(b, frame, read) || !plan_load(b, frame, read, &plan))
     return NULL;
-  uint32_t tensor = (uint32_t)read->value.i;
-  const struct storage *storage = &plan.storage;
-  struct tile_value *indices[SPEC_MAX_RANK];
-  for (uint32_t k = 0; k < storage->rank; k++)
-    if (!storage->packed || k != storage->batch)
-      indices[storage_dim(storage, k)] = index_value(b, &plan, k, read->args[k]);
-  plan.access.tensor = build_tensor(b, tensor);
-  struct tile_type type = tile_type_tile(plan.element, build_axis_size(b, frame, frame.rows),
-                                         build_axis_size(b, frame, frame.columns));
-  struct tile_value *x =
-      tile_load(&b->tile, type, plan.access, indices, storage_rank(storage),
-                live_count(b, frame, frame.rows), live_count(b, frame, frame.columns));
-  if (!is_rotated(b, tensor))
-    return x;
-  return rotary_apply(b, tensor == EXPR_TENSOR_Q ? CLASS_QUERY : CLASS_KEY, plan.first_channel, x);
+  return load_planned(b, frame, read, &plan);
+}
+
+enum tile_element operand_element(struct build *b, struct frame frame, const struct expr *e)
+{
+  struct load_plan plan = {0};
+  bool vectors = b->keeps_storage && e->op == EXPR_READ && frame.columns == CLASS_CHANNEL &&
+                 build_class(b, e, frame) == (frame.rows | frame.columns);
+  if (!vectors || !operand_is_loadable(b, frame, e) || !plan_load(b, frame, e, &plan))
+    return TILE_F32;
+  if (plan.type == DTYPE_F16)
+    return TILE_F16;
+  return plan.type == DTYPE_BF16 ? TILE_BF16 : TILE_F32;
+}
+
+struct tile_value *operand_load_stored(struct build *b, struct frame frame, const struct expr *read)
+{
+  struct load_plan plan = {0};
+  plan_load(b, frame, read, &plan);
+  plan.element = operand_element(b, frame, read);
+  return load_planned(b, frame, read, &plan);
 }
 
 static struct tile_access place_tile(struct build *b, uint32_t number, struct placement place,

@@ -12,7 +12,8 @@
 /* ---- maps (maps.c) ---- */
 struct build_map {
   const struct row_algebra *algebra;
-  const struct expr *score; /* times score_factor */
+  const struct expr *score; /* times score_factor / factor */
+  double factor;            /* of the algebra's state */
   struct row_state state;
   struct tile_value *top; /* the largest visible score, where the state does not keep it */
   struct row_rest rest;
@@ -28,6 +29,7 @@ struct build_maps {
   const struct expr *in_walk[SPEC_MAX_MAPS]; /* over MAP(n): what a tile's weights become */
 };
 void maps_init(struct build *b, struct build_maps *maps);
+struct row_state maps_start_rows(struct build *b, const struct build_map *map);
 /* Makes before a walk what does not vary along keys. */
 void maps_hoist(struct build *b, const struct build_maps *maps);
 /* Splits a weight that is linear in the maps: what varies along keys is done to the weights of a
@@ -35,6 +37,8 @@ void maps_hoist(struct build *b, const struct build_maps *maps);
 void maps_split_weight(struct build *b, struct build_maps *maps);
 /* Sinks and least divisors, with their checks. */
 void maps_rest(struct build *b, struct build_maps *maps);
+/* What the magnitude of a formula over the maps cannot exceed; INFINITY where that is not known. */
+double maps_largest(struct build *b, const struct build_maps *maps, const struct expr *weight);
 /* The norms, of maps whose state is complete. */
 void maps_close(struct build *b, struct build_maps *maps);
 /* Bool [M, 1]: rows in which some map saw a score above -inf; NULL where a map cannot tell. */
@@ -80,12 +84,15 @@ struct value_sums {
   uint32_t count;
   const struct expr *choice;          /* over MAP(n) for sum n: rows may choose among them */
   const struct expr *pairs;           /* added for every pair and channel to sum 0; NULL */
+  double largest;                     /* no weight of these sums exceeds it in magnitude */
   struct tile_value *tiles[SUMS_MAX]; /* of the tile at hand */
 };
 void sums_plan(struct build *b, struct value_sums *sums);
 void sums_hoist(struct build *b, const struct value_sums *sums);
 /* The values of the tile at hand, with their checks. */
 void sums_enter_tile(struct build *b, struct value_sums *sums, const struct pass_tile *tile);
+/* What the weights are rounded to before they meet values `n`. */
+enum tile_element sums_element(struct build *b, const struct value_sums *sums, uint32_t n);
 /* Adds weights . values to the accumulators, which are multiplied by `rescale` (or NULL) first. */
 void sums_add(struct build *b, const struct value_sums *sums, struct tile_value **accumulators,
               struct tile_value *weights, struct tile_value *rescale, const struct pass_tile *tile);

@@ -75,6 +75,17 @@ bool product_find(struct build *b, const struct expr *e, struct product *product
   return found;
 }
 
+enum tile_element product_element(struct build *b, const struct product *product)
+{
+  if (product->term != NULL)
+    return TILE_F32;
+  enum tile_element row =
+      operand_element(b, frame_channels(CLASS_QUERY, product->channels), product->row);
+  enum tile_element column =
+      operand_element(b, frame_channels(CLASS_KEY, product->channels), product->column);
+  return row == column ? row : TILE_F32;
+}
+
 struct contraction {
   struct build *b;
   const struct product *product;
@@ -100,12 +111,23 @@ static const struct expr *replace_part(void *user, const struct expr *e)
   return expr_convert(b->pool, own, e->type);
 }
 
+static struct tile_value *part_value(struct build *b, const struct product *product, unsigned axis)
+{
+  const struct expr *part = axis == CLASS_KEY ? product->column : product->row;
+  struct frame frame = frame_channels(axis, product->channels);
+  return product_element(b, product) != TILE_F32 ? build_operand(b, frame, part)
+                                                 : build_tile(b, frame, part);
+}
+
+struct tile_value *product_row(struct build *b, const struct product *product)
+{
+  return part_value(b, product, CLASS_QUERY);
+}
+
 struct tile_value *product_value(struct build *b, const struct product *product)
 {
-  struct tile_value *row =
-      build_tile(b, frame_channels(CLASS_QUERY, product->channels), product->row);
-  struct tile_value *column =
-      build_tile(b, frame_channels(CLASS_KEY, product->channels), product->column);
+  struct tile_value *row = product_row(b, product);
+  struct tile_value *column = part_value(b, product, CLASS_KEY);
   if (product->term == NULL)
     return tile_product(&b->tile, row, false, column, true, NULL);
   struct contraction c = {b, product, {0}};

@@ -97,7 +97,7 @@ struct tile_value *rotary_apply(struct build *b, unsigned axis, uint32_t first,
     e = expr_select(pool,
                     expr_binary(pool, EXPR_EQ, expr_arg(pool, 6, EXPR_FLOAT), expr_float(pool, 0)),
                     expr_mul(pool, own, expr_arg(pool, 5, EXPR_FLOAT)), e);
-  return tile_map(&b->tile, TILE_F32, e, operands, 7);
+  return tile_map(&b->tile, x->type.element, e, operands, 7);
 }
 
 static const struct expr *arg_long(struct build *b, uint32_t n)
@@ -108,6 +108,8 @@ static const struct expr *arg_long(struct build *b, uint32_t n)
 void rotary_build_keys(struct build *b)
 {
   struct expr_pool *pool = b->pool;
+  const uint32_t columns = b->columns;
+  b->columns = b->key_rows;
   b->rotated_keys = false;
   build_open_kernel(b, "rotate_keys");
   struct tile_builder *t = &b->tile;
@@ -138,7 +140,7 @@ void rotary_build_keys(struct build *b)
   const struct expr *exists =
       expr_binary(pool, EXPR_LT, variables[2], expr_variable(pool, EXPR_VAR_SIZE_NK));
   checks_emit(b, (struct frame){CLASS_KEY, 0, 0}, b->spec->rotary.key_position, BOUNDS_KEY, exists);
-  struct tile_value *rotated = build_tile(b, frame_channels(CLASS_KEY, b->spec->dim_qk), k);
+  struct tile_value *rotated = build_operand(b, frame_channels(CLASS_KEY, b->spec->dim_qk), k);
   struct placement place = {.keys = true,
                             .kv_heads = true,
                             .column = build_value(b, frame_scalar(), expr_long(pool, 0)),
@@ -147,4 +149,5 @@ void rotary_build_keys(struct build *b)
   operand_store(b, build_rotated_keys(b), place, rotated);
   tile_end_region(t);
   b->rotated_keys = true;
+  b->columns = columns;
 }

@@ -70,18 +70,37 @@ struct tile_value *row_finite_base(struct tile_builder *b, struct tile_value *ma
       1, maximum);
 }
 
-/* exp2(x - base) */
-static struct tile_value *power(struct tile_builder *b, struct tile_value *x,
+static const struct expr *times(struct tile_builder *b, const struct expr *e, double factor)
+{
+  return factor == 1 ? e : expr_mul(b->program->pool, e, number(b, factor));
+}
+
+static struct tile_value *scaled(struct tile_builder *b, struct tile_value *x, double factor)
+{
+  return factor == 1 ? x : row_map(b, times(b, ARGUMENT(0), factor), 1, x);
+}
+
+/* exp2(factor * x - base) */
+static struct tile_value *power(struct tile_builder *b, struct tile_value *x, double factor,
                                 struct tile_value *base)
 {
   struct expr_pool *pool = b->program->pool;
-  return row_map(b, expr_unary(pool, EXPR_EXP2, expr_sub(pool, ARGUMENT(0), ARGUMENT(1))), 2, x,
-                 base);
+  const struct expr *e = expr_sub(pool, times(b, ARGUMENT(0), factor), ARGUMENT(1));
+  return row_map(b, expr_unary(pool, EXPR_EXP2, e), 2, x, base);
+}
+
+/* factor * maximum, or 0 where there is none yet. */
+static struct tile_value *scaled_base(struct tile_builder *b, struct tile_value *maximum,
+                                      double factor)
+{
+  const struct expr *e = times(b, ARGUMENT(0), factor);
+  return row_map(b, expr_select(b->program->pool, row_is_nothing(b, ARGUMENT(0)), number(b, 0), e),
+                 1, maximum);
 }
 
 static struct row_state empty_state(struct tile_builder *b, uint32_t rows, bool maximum, bool sum)
 {
-  struct row_state state = {0};
+  struct row_state state = {.factor = 1};
   if (maximum)
     state.maximum = tile_splat(b, TILE_F32, rows, 1, -(double)INFINITY);
   if (sum)
@@ -101,9 +120,9 @@ static struct tile_value *softmax_update(struct tile_builder *b, struct row_stat
 {
   struct tile_value *shown = row_where_visible(b, tile->visible, tile->scores, -(double)INFINITY);
   struct tile_value *top = row_larger(b, state->maximum, tile_reduce(b, TILE_REDUCE_MAX, 1, shown));
-  struct tile_value *base = row_finite_base(b, top);
-  *rescale = power(b, state->maximum, base);
-  struct tile_value *weights = power(b, shown, base);
+  struct tile_value *base = scaled_base(b, top, state->factor);
+  *rescale = power(b, state->maximum, state->factor, base);
+  struct tile_value *weights = power(b, shown, state->factor, base);
   struct tile_value *sum = tile_reduce(b, TILE_REDUCE_SUM, 1, weights);
   struct expr_pool *pool = b->program->pool;
   state->sum = row_map(b, expr_add(pool, expr_mul(pool, ARGUMENT(0), ARGUMENT(1)), ARGUMENT(2)), 3,
@@ -118,9 +137,9 @@ static void softmax_merge(struct tile_builder *b, struct row_state *into,
 {
   struct expr_pool *pool = b->program->pool;
   struct tile_value *top = row_larger(b, into->maximum, from->maximum);
-  struct tile_value *base = row_finite_base(b, top);
-  struct tile_value *own = power(b, into->maximum, base);
-  struct tile_value *other = power(b, from->maximum, base);
+  struct tile_value *base = scaled_base(b, top, into->factor);
+  struct tile_value *own = power(b, into->maximum, into->factor, base);
+  struct tile_value *other = power(b, from->maximum, into->factor, base);
   struct tile_value *operands[] = {into->sum, own, from->sum, other};
   into->sum = tile_map(b, TILE_F32,
                        expr_add(pool, expr_mul(pool, ARGUMENT(0), ARGUMENT(1)),
@@ -131,8 +150,8 @@ static void softmax_merge(struct tile_builder *b, struct row_state *into,
       add(b, tile_scale_rows(b, *accumulator, own), tile_scale_rows(b, from_accumulator, other));
 }
 
-/* The maximum and the divisor with the sink in them, and the factor of what was summed without it
- * (NULL for 1). */
+/* The maximum (times the state's factor) and the divisor with the sink in them, and the factor of
+ * what was summed without it (NULL for 1). */
 struct softmax_end {
   struct tile_value *maximum, *divisor, *rescale;
 };
@@ -141,12 +160,13 @@ static struct softmax_end softmax_close(struct tile_builder *b, const struct row
                                         const struct row_rest *rest)
 {
   struct expr_pool *pool = b->program->pool;
-  struct softmax_end end = {state->maximum, state->sum, NULL};
+  struct softmax_end end = {scaled(b, state->maximum, state->factor), state->sum, NULL};
   if (rest->sink == NULL)
     return end;
-  end.maximum = row_larger(b, state->maximum, rest->sink);
+  struct tile_value *own_maximum = end.maximum;
+  end.maximum = row_larger(b, own_maximum, rest->sink);
   struct tile_value *base = row_finite_base(b, end.maximum);
-  end.rescale = power(b, state->maximum, base);
+  end.rescale = power(b, own_maximum, 1, base);
   const struct expr *own = expr_mul(pool, ARGUMENT(0), ARGUMENT(1));
   const struct expr *sink = expr_unary(pool, EXPR_EXP2, expr_sub(pool, ARGUMENT(2), ARGUMENT(3)));
   struct tile_value *operands[] = {state->sum, end.rescale, rest->sink, base};
@@ -272,10 +292,23 @@ static struct row_state linear_init(struct tile_builder *b, uint32_t rows)
   return empty_state(b, rows, true, true);
 }
 
+/* The f32 that are left of a tile in a narrower type. */
+static struct tile_value *as_rounded(struct tile_builder *b, struct tile_value *x,
+                                     enum tile_element element)
+{
+  if (element == TILE_F32)
+    return x;
+  struct tile_type type = x->type;
+  type.element = element;
+  struct tile_value *narrow = tile_op_new(b, TILE_CONVERT, &x, 1, &type, 1)->results[0];
+  type.element = TILE_F32;
+  return tile_op_new(b, TILE_CONVERT, &narrow, 1, &type, 1)->results[0];
+}
+
 static struct tile_value *linear_update(struct tile_builder *b, struct row_state *state,
                                         const struct row_scores *tile, struct tile_value **rescale)
 {
-  struct tile_value *weights = none_update(b, state, tile, rescale);
+  struct tile_value *weights = as_rounded(b, none_update(b, state, tile, rescale), state->rounded);
   state->sum = add(b, state->sum, tile_reduce(b, TILE_REDUCE_SUM, 1, weights));
   return weights;
 }
@@ -315,15 +348,19 @@ static struct row_norm softmax_norm(struct tile_builder *b, const struct row_sta
   struct softmax_end end = softmax_close(b, state, rest);
   const struct expr *factor = expr_select(pool, row_is_nothing(b, ARGUMENT(0)), number(b, 0),
                                           expr_binary(pool, EXPR_DIV, number(b, 1), ARGUMENT(1)));
+  struct tile_value *maximum = softmax_maximum(b, state); /* of NaN and -inf alone it is NaN */
   return (struct row_norm){
-      {row_finite_base(b, end.maximum), row_map(b, factor, 2, state->maximum, end.divisor)}, 2};
+      {row_finite_base(b, end.maximum), row_map(b, factor, 2, maximum, end.divisor)},
+      2,
+      state->factor};
 }
 
 static struct tile_value *softmax_weigh(struct tile_builder *b, const struct row_norm *norm,
                                         const struct row_scores *tile)
 {
   struct expr_pool *pool = b->program->pool;
-  const struct expr *e = expr_unary(pool, EXPR_EXP2, expr_sub(pool, ARGUMENT(0), ARGUMENT(1)));
+  const struct expr *x = times(b, ARGUMENT(0), norm->factor);
+  const struct expr *e = expr_unary(pool, EXPR_EXP2, expr_sub(pool, x, ARGUMENT(1)));
   struct tile_value *weights =
       row_map(b, expr_mul(pool, e, ARGUMENT(2)), 3, tile->scores, norm->values[0], norm->values[1]);
   return row_where_visible(b, tile->visible, weights, 0);
@@ -334,7 +371,7 @@ static struct row_norm plain_norm(struct tile_builder *b, const struct row_state
 {
   (void)b;
   (void)rest;
-  return (struct row_norm){{state->maximum}, state->maximum != NULL};
+  return (struct row_norm){{state->maximum}, state->maximum != NULL, 1};
 }
 
 static struct tile_value *sigmoid_weigh(struct tile_builder *b, const struct row_norm *norm,
@@ -363,7 +400,8 @@ static struct row_norm linear_norm(struct tile_builder *b, const struct row_stat
                                    const struct row_rest *rest)
 {
   const struct expr *e = expr_binary(b->program->pool, EXPR_DIV, number(b, 1), ARGUMENT(0));
-  return (struct row_norm){{state->maximum, row_map(b, e, 1, linear_divisor(b, state, rest))}, 2};
+  return (struct row_norm){
+      {state->maximum, row_map(b, e, 1, linear_divisor(b, state, rest))}, 2, 1};
 }
 
 static struct tile_value *linear_weigh(struct tile_builder *b, const struct row_norm *norm,
@@ -378,6 +416,7 @@ static struct tile_value *linear_weigh(struct tile_builder *b, const struct row_
 const struct row_algebra *row_algebra_of(enum normalizer normalizer)
 {
   static const struct row_algebra softmax = {.score_factor = LOG2_E,
+                                             .bounded = true,
                                              .norms = 2,
                                              .init = softmax_init,
                                              .update = softmax_update,
@@ -387,6 +426,7 @@ const struct row_algebra *row_algebra_of(enum normalizer normalizer)
                                              .close = softmax_norm,
                                              .weigh = softmax_weigh};
   static const struct row_algebra sigmoid = {.score_factor = 1,
+                                             .bounded = true,
                                              .init = plain_init,
                                              .update = sigmoid_update,
                                              .merge = plain_merge,
@@ -434,8 +474,7 @@ struct tile_value *row_maximum(struct tile_builder *b, const struct row_algebra 
 {
   if (algebra->score_factor == 1 || state->maximum == NULL)
     return state->maximum;
-  const struct expr *e =
-      expr_mul(b->program->pool, ARGUMENT(0), number(b, 1 / algebra->score_factor));
+  const struct expr *e = times(b, ARGUMENT(0), state->factor / algebra->score_factor);
   return row_map(b, e, 1, softmax_maximum(b, state));
 }
 

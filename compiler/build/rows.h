@@ -3,7 +3,10 @@
  *
  * A state holds statistics per row, each [M, 1]; tiles of unnormalised weights are summed into an
  * accumulator f32 [M, N] beside it. Softmax is the online one (Milakov and Gimelshein 2018) in
- * powers of two: its scores come multiplied by log2(e), so that a weight is exp2(x - max).
+ * powers of two: a weight is exp2(factor * (x - max)). Either its scores come multiplied by
+ * log2(e) and the factor is 1, or the factor, which is positive, holds log2(e) and whatever else
+ * scales all scores; then the largest score is found before the multiplication, which joins the
+ * subtraction.
  *
  * One look at a row:
  *   state = init
@@ -31,6 +34,10 @@ struct row_state {
   struct tile_value *sum;        /* of unnormalised weights */
   struct tile_value *winner;     /* i32: the lowest position of the maximum; -1 before */
   struct tile_value *low, *high; /* what the threshold lies between, counted from the maximum */
+  double factor;                 /* of scores and of the maximum; 1 but for softmax */
+  /* What weights are rounded to before they meet the values. A sum that they are divided by is one
+   * of rounded weights then, so that the errors cancel. */
+  enum tile_element rounded; /* TILE_F32, F16 or BF16 */
 };
 
 /* What a row's end needs beyond its state; each NULL where there is none, else a scalar or f32 [M,
@@ -50,6 +57,7 @@ struct row_scores {
 struct row_norm {
   struct tile_value *values[ROWS_MAX_NORM];
   size_t count;
+  double factor; /* the state's */
 };
 
 /* Walks between the first and the last, no more than `passes`, while `open` (bool [M, 1]) holds in
@@ -65,11 +73,13 @@ struct row_search {
 };
 
 struct row_algebra {
-  double score_factor;
+  double score_factor; /* of scores: theirs and the state's factor together */
   bool wants_keys;
+  bool bounded;                    /* no weight of update and weigh exceeds 1 in magnitude */
   size_t norms;                    /* values that close gives */
   const struct row_search *search; /* then there is no result after one look: no finish */
-  /* Nothing was seen. */
+  /* Nothing was seen. The factor is 1, and the caller may set another where score_factor is not 1.
+   */
   struct row_state (*init)(struct tile_builder *b, uint32_t rows);
   /* Adds a tile. Gives the weights, 0 where not visible, and the factor [M, 1] of what was
    * accumulated before, NULL for 1; with a search neither. */

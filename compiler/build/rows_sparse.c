@@ -20,7 +20,7 @@ static const struct expr *is_nan(struct tile_builder *b, const struct expr *e)
 
 static struct row_state hardmax_init(struct tile_builder *b, uint32_t rows)
 {
-  struct row_state state = {0};
+  struct row_state state = {.factor = 1};
   state.maximum = tile_splat(b, TILE_F32, rows, 1, -(double)INFINITY);
   state.winner = tile_splat(b, TILE_I32, rows, 1, -1);
   return state;
@@ -93,7 +93,7 @@ static struct row_norm hardmax_norm(struct tile_builder *b, const struct row_sta
 {
   (void)b;
   (void)rest;
-  return (struct row_norm){{state->maximum, state->winner}, 2};
+  return (struct row_norm){{state->maximum, state->winner}, 2, 1};
 }
 
 static struct tile_value *hardmax_weigh(struct tile_builder *b, const struct row_norm *norm,
@@ -103,6 +103,7 @@ static struct tile_value *hardmax_weigh(struct tile_builder *b, const struct row
 }
 
 const struct row_algebra row_algebra_hardmax = {.score_factor = 1,
+                                                .bounded = true,
                                                 .norms = 2,
                                                 .wants_keys = true,
                                                 .init = hardmax_init,
@@ -125,7 +126,7 @@ enum { SPARSEMAX_PASSES = 32 };
 
 static struct row_state sparsemax_init(struct tile_builder *b, uint32_t rows)
 {
-  struct row_state state = {0};
+  struct row_state state = {.factor = 1};
   state.maximum = tile_splat(b, TILE_F32, rows, 1, -(double)INFINITY);
   state.low = tile_splat(b, TILE_F32, rows, 1, -1);
   state.high = tile_splat(b, TILE_F32, rows, 1, 0);
@@ -227,7 +228,7 @@ static struct row_norm sparsemax_norm(struct tile_builder *b, const struct row_s
   struct tile_value *base = row_finite_base(b, state->maximum);
   const struct expr *undefined = expr_sub(pool, ARGUMENT(1), ARGUMENT(1)); /* 0, or NaN */
   return (struct row_norm){
-      {base, row_map(b, expr_add(pool, ARGUMENT(0), undefined), 2, state->low, base)}, 2};
+      {base, row_map(b, expr_add(pool, ARGUMENT(0), undefined), 2, state->low, base)}, 2, 1};
 }
 
 static struct tile_value *sparsemax_weigh(struct tile_builder *b, const struct row_norm *norm,
@@ -247,6 +248,7 @@ static const struct row_search sparsemax_search = {.passes = SPARSEMAX_PASSES,
                                                    .step = sparsemax_step};
 
 const struct row_algebra row_algebra_sparsemax = {.score_factor = 1,
+                                                  .bounded = true,
                                                   .norms = 2,
                                                   .search = &sparsemax_search,
                                                   .init = sparsemax_init,

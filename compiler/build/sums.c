@@ -106,6 +106,22 @@ static void check_choice(struct build *b, const struct expr *e, const struct pas
   check_choice(b, e->args[2], tile);
 }
 
+/* Weights are rounded to the type of stored values. What f16 has no room for stays f32. */
+enum tile_element sums_element(struct build *b, const struct value_sums *sums, uint32_t n)
+{
+  const double f16_limit = 0x1p15;
+  if (sums->values[n] == NULL)
+    return TILE_F32;
+  enum tile_element element = operand_element(b, key_frame(b), sums->values[n]);
+  return element == TILE_F16 && !(sums->largest <= f16_limit) ? TILE_F32 : element;
+}
+
+static struct tile_value *value_tile(struct build *b, const struct value_sums *sums, uint32_t n)
+{
+  return sums_element(b, sums, n) == TILE_F32 ? build_tile(b, key_frame(b), sums->values[n])
+                                              : build_operand(b, key_frame(b), sums->values[n]);
+}
+
 void sums_enter_tile(struct build *b, struct value_sums *sums, const struct pass_tile *tile)
 {
   bool checked = (tile->checks & CHECK_VALUE) != 0;
@@ -121,7 +137,7 @@ void sums_enter_tile(struct build *b, struct value_sums *sums, const struct pass
       check_value(b, sums, n, tile);
     if (sums->values[n] == NULL)
       continue;
-    sums->tiles[n] = build_tile(b, key_frame(b), sums->values[n]);
+    sums->tiles[n] = value_tile(b, sums, n);
     if (hides)
       sums->tiles[n] = weights_where(b, seen_keys(b, tile->visible), NULL, sums->tiles[n]);
   }
@@ -164,6 +180,16 @@ static struct tile_value *add_pairs(struct build *b, const struct value_sums *su
   return op->results[0];
 }
 
+static struct tile_value *in_type_of(struct build *b, struct tile_value *x,
+                                     const struct tile_value *other)
+{
+  struct tile_type type = x->type;
+  type.element = other->type.element;
+  if (x->type.element == type.element)
+    return x;
+  return tile_op_new(&b->tile, TILE_CONVERT, &x, 1, &type, 1)->results[0];
+}
+
 void sums_add(struct build *b, const struct value_sums *sums, struct tile_value **accumulators,
               struct tile_value *weights, struct tile_value *rescale, const struct pass_tile *tile)
 {
@@ -171,8 +197,10 @@ void sums_add(struct build *b, const struct value_sums *sums, struct tile_value 
     struct tile_value **sum = &accumulators[n];
     if (rescale != NULL)
       *sum = tile_scale_rows(&b->tile, *sum, rescale);
-    if (sums->tiles[n] != NULL)
-      *sum = tile_product(&b->tile, weights, false, sums->tiles[n], false, *sum);
+    struct tile_value *tile_values = sums->tiles[n];
+    if (tile_values != NULL)
+      *sum = tile_product(&b->tile, in_type_of(b, weights, tile_values), false, tile_values, false,
+                          *sum);
   }
   if (sums->pairs != NULL)
     accumulators[0] = add_pairs(b, sums, accumulators[0], weights, tile);

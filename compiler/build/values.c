@@ -37,7 +37,7 @@ unsigned build_class(const struct build *b, const struct expr *e, struct frame f
 void build_set_value(struct build *b, const struct expr *e, struct frame frame,
                      struct tile_value *value)
 {
-  struct build_value entry = {e, own_frame(frame, build_class(b, e, frame)), value};
+  struct build_value entry = {e, own_frame(frame, build_class(b, e, frame)), false, value};
   vector_push(b->arena, &b->values, entry);
 }
 
@@ -46,13 +46,20 @@ void build_set_var(struct build *b, enum expr_var var, struct frame frame, struc
   build_set_value(b, expr_variable(b->pool, var), frame, value);
 }
 
+static struct tile_value *find_value(struct build *b, const struct expr *e, struct frame own,
+                                     bool stored)
+{
+  for (size_t n = b->values.count; n-- > 0;) {
+    const struct build_value *known = &b->values.items[n];
+    if (known->e == e && known->stored == stored && same_frame(known->frame, own))
+      return known->value;
+  }
+  return NULL;
+}
+
 struct tile_value *build_find_value(struct build *b, const struct expr *e, struct frame frame)
 {
-  struct frame own = own_frame(frame, build_class(b, e, frame));
-  for (size_t n = b->values.count; n-- > 0;)
-    if (b->values.items[n].e == e && same_frame(b->values.items[n].frame, own))
-      return b->values.items[n].value;
-  return NULL;
+  return find_value(b, e, own_frame(frame, build_class(b, e, frame)), false);
 }
 
 uint32_t build_axis_size(const struct build *b, struct frame frame, unsigned axis)
@@ -178,6 +185,21 @@ struct tile_value *build_tile(struct build *b, struct frame frame, const struct 
       ->results[0];
 }
 
+struct tile_value *build_operand(struct build *b, struct frame frame, const struct expr *e)
+{
+  if (operand_element(b, frame, e) == TILE_F32)
+    return build_tile(b, frame, e);
+  struct tile_value *value = find_value(b, e, frame, true);
+  if (value != NULL)
+    return value;
+  struct span span = b->tile.span;
+  b->tile.span = e->span;
+  value = operand_load_stored(b, frame, e);
+  b->tile.span = span;
+  vector_push(b->arena, &b->values, ((struct build_value){e, frame, true, value}));
+  return value;
+}
+
 /* A node that a loop over keys can take from before it. */
 static bool is_hoistable(const struct build *b, const struct expr *e, struct frame frame)
 {
@@ -197,7 +219,7 @@ void build_hoist(struct build *b, struct frame frame, const struct expr *root)
       continue;
     struct product product;
     if (product_find(b, e, &product)) {
-      build_tile(b, frame_channels(CLASS_QUERY, product.channels), product.row);
+      product_row(b, &product);
       struct frame keys = frame_channels(CLASS_KEY, product.channels);
       build_hoist(b, keys, product.column);
     } else if (is_hoistable(b, e, frame)) {

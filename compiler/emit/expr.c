@@ -28,7 +28,7 @@ LLVMValueRef emit_slot(struct emit *e, struct emit_slots *slots, uint32_t slot)
 LLVMValueRef emit_tensor_base(struct emit *e, struct emit_slots *slots, uint32_t tensor)
 {
   LLVMValueRef address = emit_slot(e, slots, tile_tensor_slot(slots->kernel, tensor));
-  return LLVMBuildIntToPtr(e->builder, address, e->pointer, "");
+  return LLVMBuildIntToPtr(e->builder, address, e->global, "");
 }
 
 LLVMValueRef emit_tensor_stride(struct emit *e, struct emit_slots *slots, uint32_t tensor,
@@ -104,6 +104,9 @@ LLVMValueRef emit_from_storage(struct emit *e, enum dtype type, LLVMValueRef sto
 
 static LLVMValueRef to_bf16(struct emit *e, LLVMValueRef value)
 {
+  if (e->gpu)
+    return LLVMBuildBitCast(e->builder, LLVMBuildFPTrunc(e->builder, value, e->bf16, ""), e->i16,
+                            "");
   LLVMTypeRef i32 = emit_type_like(e, value, e->i32);
   LLVMValueRef bits = LLVMBuildBitCast(e->builder, value, i32, "");
   LLVMValueRef odd =
@@ -179,6 +182,8 @@ static LLVMValueRef round_if_single(struct emit *e, const struct expr *node, LLV
 
 LLVMValueRef emit_real_to_int(struct emit *e, LLVMValueRef value, LLVMTypeRef element)
 {
+  if (e->gpu && element == e->i32 && LLVMTypeOf(value) == e->f32) /* the instruction does that */
+    return emit_intrinsic(e, "llvm.nvvm.f2i.rz", NULL, &value, 1);
   LLVMTypeRef overloads[2] = {emit_type_like(e, value, element), LLVMTypeOf(value)};
   unsigned id = LLVMLookupIntrinsicID("llvm.fptosi.sat", 15);
   LLVMValueRef function = LLVMGetIntrinsicDeclaration(e->module, id, overloads, 2);
@@ -220,9 +225,26 @@ static LLVMValueRef convert(struct emit *e, const struct expr *node, LLVMValueRe
   return value;
 }
 
+/* The t of an angle 2 pi t, as rotations have them; else NULL. */
+static const struct expr *turns_of(const struct expr *angle)
+{
+  const double turn = 6.283185307179586;
+  if (angle->op != EXPR_MUL || angle->type != EXPR_FLOAT)
+    return NULL;
+  for (int k = 0; k < 2; k++)
+    if (angle->args[k]->op == EXPR_CONST && angle->args[k]->value.f == turn)
+      return angle->args[1 - k];
+  return NULL;
+}
+
 static LLVMValueRef unary(struct emit_expression *x, const struct expr *node)
 {
   struct emit *e = x->e;
+  bool wave = node->op == EXPR_SIN || node->op == EXPR_COS;
+  if (e->gpu && wave && node->type == EXPR_FLOAT && turns_of(node->args[0]) != NULL) {
+    LLVMValueRef turns = emit_expression(x, turns_of(node->args[0]));
+    return node->op == EXPR_SIN ? emit_sin_of_turns(e, turns) : emit_cos_of_turns(e, turns);
+  }
   LLVMValueRef a = emit_expression(x, node->args[0]);
   bool real = node->type == EXPR_FLOAT || node->type == EXPR_SINGLE;
   switch ((int)node->op) {
@@ -245,7 +267,7 @@ static LLVMValueRef unary(struct emit_expression *x, const struct expr *node)
       wide = LLVMBuildFDiv(e->builder, emit_float_like(wide, 1), emit_sqrt(e, wide), "");
       return LLVMBuildFPTrunc(e->builder, wide, LLVMTypeOf(a), "");
     }
-    return LLVMBuildFDiv(e->builder, emit_float_like(a, 1), emit_sqrt(e, a), "");
+    return emit_rsqrt(e, a);
   case EXPR_TANH: return round_if_single(e, node, a, emit_tanh);
   case EXPR_SIN: return round_if_single(e, node, a, emit_sin);
   case EXPR_COS: return round_if_single(e, node, a, emit_cos);
@@ -374,15 +396,25 @@ static LLVMValueRef real_modulo(struct emit *e, LLVMValueRef a, LLVMValueRef b)
   return LLVMBuildFPTrunc(e->builder, rest, LLVMTypeOf(a), "");
 }
 
+/* Lets a product and a sum on a GPU become one instruction, with one rounding, where the result is
+ * not one that the reference must meet bit by bit. */
+static LLVMValueRef contract(struct emit *e, const struct expr *node, LLVMValueRef value)
+{
+  if (e->gpu && node->type == EXPR_FLOAT && LLVMCanValueUseFastMathFlags(value))
+    LLVMSetFastMathFlags(value, LLVMFastMathAllowContract);
+  return value;
+}
+
 static LLVMValueRef real_binary(struct emit *e, const struct expr *node, LLVMValueRef a,
                                 LLVMValueRef b)
 {
   LLVMTypeRef type = LLVMTypeOf(a);
   switch ((int)node->op) {
-  case EXPR_ADD: return LLVMBuildFAdd(e->builder, a, b, "");
-  case EXPR_SUB: return LLVMBuildFSub(e->builder, a, b, "");
-  case EXPR_MUL: return LLVMBuildFMul(e->builder, a, b, "");
-  case EXPR_DIV: return LLVMBuildFDiv(e->builder, a, b, "");
+  case EXPR_ADD: return contract(e, node, LLVMBuildFAdd(e->builder, a, b, ""));
+  case EXPR_SUB: return contract(e, node, LLVMBuildFSub(e->builder, a, b, ""));
+  case EXPR_MUL: return contract(e, node, LLVMBuildFMul(e->builder, a, b, ""));
+  case EXPR_DIV:
+    return node->type == EXPR_FLOAT ? emit_divide(e, a, b) : LLVMBuildFDiv(e->builder, a, b, "");
   case EXPR_FLOORDIV: return emit_floor(e, LLVMBuildFDiv(e->builder, a, b, ""));
   case EXPR_MOD: return real_modulo(e, a, b);
   case EXPR_POW: return emit_pow(e, a, b);
@@ -543,7 +575,7 @@ static LLVMValueRef binder_step(struct emit *e, const struct expr *node, LLVMVal
   switch ((int)node->op) {
   case EXPR_SUM:
   case EXPR_MEAN:
-    return real ? LLVMBuildFAdd(e->builder, both[0], both[1], "")
+    return real ? contract(e, node, LLVMBuildFAdd(e->builder, both[0], both[1], ""))
                 : LLVMBuildAdd(e->builder, both[0], both[1], "");
   case EXPR_COUNT:
     return LLVMBuildAdd(e->builder, so_far,

@@ -15,10 +15,20 @@ void emit_open(struct emit *e, struct arena *arena, const char *module_name, uns
   e->i32 = LLVMInt32TypeInContext(e->context);
   e->i64 = LLVMInt64TypeInContext(e->context);
   e->f16 = LLVMHalfTypeInContext(e->context);
+  e->bf16 = LLVMBFloatTypeInContext(e->context);
   e->f32 = LLVMFloatTypeInContext(e->context);
   e->f64 = LLVMDoubleTypeInContext(e->context);
   e->pointer = LLVMPointerTypeInContext(e->context, 0);
+  e->global = e->pointer;
   e->none = LLVMVoidTypeInContext(e->context);
+}
+
+void emit_open_gpu(struct emit *e, struct arena *arena, const char *module_name)
+{
+  emit_open(e, arena, module_name, 1);
+  e->gpu = true;
+  e->global = LLVMPointerTypeInContext(e->context, 1);
+  e->shared = LLVMPointerTypeInContext(e->context, 3);
 }
 
 void emit_close(struct emit *e)
@@ -204,13 +214,29 @@ void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LL
   }
 }
 
+void emit_never_unroll(struct emit *e, LLVMValueRef branch)
+{
+  static const char never[] = "llvm.loop.unroll.disable";
+  LLVMMetadataRef text = LLVMMDStringInContext2(e->context, never, sizeof(never) - 1);
+  /* The node of a loop refers to itself, which tells it from that of another loop. */
+  LLVMMetadataRef self = LLVMTemporaryMDNode(e->context, NULL, 0);
+  LLVMMetadataRef parts[] = {self, LLVMMDNodeInContext2(e->context, &text, 1)};
+  LLVMMetadataRef node = LLVMMDNodeInContext2(e->context, parts, 2);
+  LLVMMetadataReplaceAllUsesWith(self, node);
+  static const char kind[] = "llvm.loop";
+  LLVMSetMetadata(branch, LLVMGetMDKindIDInContext(e->context, kind, sizeof(kind) - 1),
+                  LLVMMetadataAsValue(e->context, node));
+}
+
 void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *next)
 {
   LLVMValueRef step = LLVMConstInt(LLVMTypeOf(loop->index), (unsigned long long)loop->step, true);
   LLVMValueRef index = LLVMBuildNSWAdd(e->builder, loop->index, step, "");
   LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntSLT, index, loop->hi, "");
   LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->builder);
-  LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);
+  LLVMValueRef branch = LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);
+  if (e->gpu)
+    emit_never_unroll(e, branch);
   LLVMAddIncoming(loop->index, &index, &latch, 1);
   for (unsigned k = 0; k < loop->count; k++) {
     LLVMValueRef value = next[k];

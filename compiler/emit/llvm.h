@@ -16,13 +16,20 @@ struct emit {
   LLVMContextRef context;
   LLVMModuleRef module;
   LLVMBuilderRef builder;
-  LLVMTypeRef i1, i8, i16, i32, i64, f16, f32, f64, pointer, none;
-  unsigned lanes; /* f32 elements of a vector */
+  LLVMTypeRef i1, i8, i16, i32, i64, f16, bf16, f32, f64, pointer, none;
+  LLVMTypeRef
+      global; /* pointer to what the launcher passes: on a GPU of an address space of its own */
+  LLVMTypeRef shared;  /* GPU: pointer into shared memory */
+  LLVMValueRef window; /* GPU: the dynamic shared memory; NULL until emit_gpu_shared is called */
+  bool gpu;
+  unsigned lanes; /* f32 elements of a vector; 1 on a GPU, where there are no vectors */
   LLVMValueRef function;
   LLVMBasicBlockRef entry; /* of `function`; ends in a branch, before which slots are loaded */
 };
 
 void emit_open(struct emit *e, struct arena *arena, const char *module_name, unsigned lanes);
+/* As emit_open, for an NVIDIA GPU. */
+void emit_open_gpu(struct emit *e, struct arena *arena, const char *module_name);
 void emit_close(struct emit *e); /* also when emit_open was never called on a zeroed struct */
 
 /* Starts a function of internal (or external) linkage; the builder is left in its body block. */
@@ -70,6 +77,10 @@ struct emit_loop {
 void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LLVMValueRef hi,
                      int64_t step, const LLVMValueRef *init, unsigned count);
 void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *next);
+/* The branch closes a loop that neither LLVM nor ptxas is to unroll. ptxas would do so with most
+ * loops of a kernel, and take half a minute and all registers for a body of a few hundred
+ * instructions; those of emit_loop_begin are marked so on a GPU. */
+void emit_never_unroll(struct emit *e, LLVMValueRef branch);
 
 /* if (condition) { ... } */
 struct emit_branch {

@@ -31,8 +31,13 @@ static_assert(sizeof(struct llvm_api) == NAME_COUNT * sizeof(any_function *),
 #define QUOTED(name) #name
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
+static void *library;
 static const char *result;
 static char text[800];
+
+static pthread_once_t gpu_once = PTHREAD_ONCE_INIT;
+static const char *gpu_result;
+static char gpu_text[300];
 
 static void fail(const char *what, const char *why)
 {
@@ -50,15 +55,15 @@ static void *open_library(void)
   /* A program with more rights than its caller must not run code that the caller chose. */
   const char *given = getauxval(AT_SECURE) == 0 ? getenv("ATTN_LLVM_LIBRARY") : NULL;
   if (given != NULL && given[0] != '\0') {
-    void *library = dlopen(given, RTLD_LAZY | RTLD_LOCAL);
-    if (library == NULL)
+    void *opened = dlopen(given, RTLD_LAZY | RTLD_LOCAL);
+    if (opened == NULL)
       fail("", dlerror());
-    return library;
+    return opened;
   }
   for (size_t n = 0; n < sizeof(candidates) / sizeof(*candidates); n++) {
-    void *library = dlopen(candidates[n], RTLD_LAZY | RTLD_LOCAL);
-    if (library != NULL)
-      return library;
+    void *opened = dlopen(candidates[n], RTLD_LAZY | RTLD_LOCAL);
+    if (opened != NULL)
+      return opened;
     const char *error = dlerror();
     if (n == 0)
       fail("", error); /* it tells more than that the other names do not exist either */
@@ -66,14 +71,20 @@ static void *open_library(void)
   return NULL;
 }
 
-static bool find(void *library, const char *name, void *function)
+static bool look_up(const char *name, void *function)
 {
   /* ISO C has no conversion from an object pointer to a function's; POSIX has. */
   void *address = dlsym(library, name);
-  if (address == NULL)
-    fail(name, "the library lacks this function; it is not LLVM 22");
   memcpy(function, &address, sizeof(address));
   return address != NULL;
+}
+
+static bool find(const char *name, void *function)
+{
+  bool found = look_up(name, function);
+  if (!found)
+    fail(name, "the library lacks this function; it is not LLVM 22");
+  return found;
 }
 
 static bool is_right_version(void)
@@ -87,14 +98,14 @@ static bool is_right_version(void)
   return major == LLVM_VERSION_MAJOR;
 }
 
-static bool ready_target(void *library)
+static bool ready_target(void)
 {
   static const char *const steps[] = {TEXT_OF(LLVM_NATIVE_TARGETINFO), TEXT_OF(LLVM_NATIVE_TARGET),
                                       TEXT_OF(LLVM_NATIVE_TARGETMC),
                                       TEXT_OF(LLVM_NATIVE_ASMPRINTER)};
   for (size_t n = 0; n < sizeof(steps) / sizeof(*steps); n++) {
     any_function *step;
-    if (!find(library, steps[n], &step))
+    if (!find(steps[n], &step))
       return false;
     step();
   }
@@ -103,13 +114,13 @@ static bool ready_target(void *library)
 
 static void load(void)
 {
-  void *library = open_library();
+  library = open_library();
   if (library == NULL)
     return;
   for (size_t n = 0; n < NAME_COUNT; n++)
-    if (!find(library, names[n], (char *)&llvm_api + n * sizeof(any_function *)))
+    if (!find(names[n], (char *)&llvm_api + n * sizeof(any_function *)))
       return;
-  if (is_right_version() && ready_target(library))
+  if (is_right_version() && ready_target())
     result = NULL;
 }
 
@@ -117,4 +128,33 @@ const char *llvm_api_load(void)
 {
   pthread_once(&once, load);
   return result;
+}
+
+static void load_gpu(void)
+{
+  static const char *const steps[] = {"LLVMInitializeNVPTXTargetInfo", "LLVMInitializeNVPTXTarget",
+                                      "LLVMInitializeNVPTXTargetMC",
+                                      "LLVMInitializeNVPTXAsmPrinter"};
+  for (size_t n = 0; n < sizeof(steps) / sizeof(*steps); n++) {
+    any_function *step;
+    if (!look_up(steps[n], &step)) {
+      snprintf(
+          gpu_text, sizeof(gpu_text),
+          "the installed libLLVM %d was built without code generation for NVIDIA GPUs (it lacks "
+          "%s); install one that has it (Debian: apt-get install libllvm22)",
+          LLVM_VERSION_MAJOR, steps[n]);
+      gpu_result = gpu_text;
+      return;
+    }
+    step();
+  }
+}
+
+const char *llvm_api_load_gpu(void)
+{
+  const char *error = llvm_api_load();
+  if (error != NULL)
+    return error;
+  pthread_once(&gpu_once, load_gpu);
+  return gpu_result;
 }

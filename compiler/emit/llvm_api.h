@@ -7,6 +7,7 @@
 
 #include <llvm-c/Analysis.h>
 #include <llvm-c/Core.h>
+#include <llvm-c/DebugInfo.h>
 #include <llvm-c/Target.h>
 #include <llvm-c/TargetMachine.h>
 #include <llvm-c/Transforms/PassBuilder.h>
@@ -24,6 +25,8 @@ extern struct llvm_api
  * else where it was when this was built. NULL when LLVM can be called, otherwise what is wrong and
  * what to install (static; the same for every later call). Any thread may call it. */
 const char *llvm_api_load(void);
+/* The same, and readies the code generator for NVIDIA GPUs. */
+const char *llvm_api_load_gpu(void);
 
 #include "compiler/emit/llvm_calls.h" /* generated: #define LLVMx llvm_api.LLVMx */
 

@@ -89,6 +89,41 @@ static LLVMValueRef copy_sign(struct emit *e, LLVMValueRef magnitude, LLVMValueR
                         (LLVMValueRef[]){magnitude, sign}, 2);
 }
 
+/* Whether the GPU's own approximations serve: they are of f32. */
+static bool approximates(struct emit *e, LLVMValueRef x)
+{
+  return e->gpu && !is_f64(e, x);
+}
+
+/* a / b for |b| in [1/2, infinity]. */
+static LLVMValueRef quotient(struct emit *e, LLVMValueRef a, LLVMValueRef b)
+{
+  if (!approximates(e, b))
+    return LLVMBuildFDiv(e->builder, a, b, "");
+  LLVMValueRef inverse = emit_intrinsic(e, "llvm.nvvm.rcp.approx.ftz.f", NULL, &b, 1);
+  return LLVMBuildFMul(e->builder, a, inverse, "");
+}
+
+LLVMValueRef emit_divide(struct emit *e, LLVMValueRef a, LLVMValueRef b)
+{
+  if (!approximates(e, b))
+    return LLVMBuildFDiv(e->builder, a, b, "");
+  if (LLVMIsAConstantFP(b) != NULL) {
+    LLVMBool inexact;
+    double divisor = LLVMConstRealGetDouble(b, &inexact);
+    if (fabs(divisor) > 0x1p-120 && fabs(divisor) < 0x1p+120)
+      return times(e, a, 1 / divisor);
+  }
+  return emit_intrinsic(e, "llvm.nvvm.div.full", NULL, (LLVMValueRef[]){a, b}, 2);
+}
+
+LLVMValueRef emit_rsqrt(struct emit *e, LLVMValueRef x)
+{
+  if (approximates(e, x))
+    return emit_intrinsic(e, "llvm.nvvm.rsqrt.approx.f", NULL, &x, 1);
+  return LLVMBuildFDiv(e->builder, emit_float_like(x, 1), emit_sqrt(e, x), "");
+}
+
 LLVMValueRef emit_sqrt(struct emit *e, LLVMValueRef x)
 {
   return emit_intrinsic(e, "llvm.sqrt", LLVMTypeOf(x), &x, 1);
@@ -101,6 +136,8 @@ LLVMValueRef emit_floor(struct emit *e, LLVMValueRef x)
 
 LLVMValueRef emit_exp2(struct emit *e, LLVMValueRef x)
 {
+  if (approximates(e, x))
+    return emit_intrinsic(e, "llvm.nvvm.ex2.approx.ftz", e->f32, &x, 1);
   bool wide = is_f64(e, x);
   /* Adding this rounds to an integer, which is then in the low bits. Unlike a conversion it is
    * defined for NaN. */
@@ -146,7 +183,7 @@ LLVMValueRef emit_log2(struct emit *e, LLVMValueRef x)
   LLVMValueRef m = LLVMBuildBitCast(e->builder, mantissa_bits, LLVMTypeOf(x), "");
   LLVMValueRef power = LLVMBuildSIToFP(e->builder, exponent, LLVMTypeOf(x), "");
   power = emit_select(e, small, plus(e, power, -lift_log), power);
-  LLVMValueRef t = LLVMBuildFDiv(e->builder, plus(e, m, -1), plus(e, m, 1), "");
+  LLVMValueRef t = quotient(e, plus(e, m, -1), plus(e, m, 1));
   LLVMValueRef square = LLVMBuildFMul(e->builder, t, t, "");
   LLVMValueRef series = wide ? POLYNOMIAL(e, log2_f64, square) : POLYNOMIAL(e, log2_f32, square);
   LLVMValueRef result = emit_fma(e, t, series, power);
@@ -228,7 +265,7 @@ LLVMValueRef emit_pow(struct emit *e, LLVMValueRef x, LLVMValueRef y)
 LLVMValueRef emit_sigmoid(struct emit *e, LLVMValueRef x)
 {
   LLVMValueRef power = emit_exp(e, LLVMBuildFNeg(e->builder, x, ""));
-  return LLVMBuildFDiv(e->builder, emit_float_like(x, 1), plus(e, power, 1), "");
+  return quotient(e, emit_float_like(x, 1), plus(e, power, 1));
 }
 
 /* Good to 1e-12, for what is rounded to f32. */
@@ -255,7 +292,7 @@ LLVMValueRef emit_tanh(struct emit *e, LLVMValueRef x)
   LLVMValueRef bounded =
       emit_select(e, compare(e, LLVMRealOGT, size, 10), emit_float_like(x, 10), size);
   LLVMValueRef power = emit_exp2(e, times(e, bounded, 2 * log2_of_e));
-  LLVMValueRef far = LLVMBuildFDiv(e->builder, emit_float_like(x, -2), plus(e, power, 1), "");
+  LLVMValueRef far = quotient(e, emit_float_like(x, -2), plus(e, power, 1));
   far = plus(e, far, 1);
   LLVMValueRef square = LLVMBuildFMul(e->builder, size, size, "");
   LLVMValueRef series = LLVMBuildFMul(e->builder, square, POLYNOMIAL(e, tanh_f32, square), "");
@@ -374,11 +411,29 @@ LLVMValueRef emit_erf(struct emit *e, LLVMValueRef x)
       emit_select(e, compare(e, LLVMRealOGT, size, 6), emit_float_like(x, 6), size);
   LLVMValueRef square = LLVMBuildFMul(e->builder, bounded, bounded, "");
   LLVMValueRef near = LLVMBuildFMul(e->builder, bounded, POLYNOMIAL(e, erf_near, square), "");
-  LLVMValueRef t =
-      LLVMBuildFDiv(e->builder, emit_float_like(x, 1),
-                    emit_fma(e, bounded, emit_float_like(x, 0.5), emit_float_like(x, 1)), "");
+  LLVMValueRef t = quotient(e, emit_float_like(x, 1),
+                            emit_fma(e, bounded, emit_float_like(x, 0.5), emit_float_like(x, 1)));
   LLVMValueRef tail = LLVMBuildFMul(e->builder, emit_exp(e, LLVMBuildFNeg(e->builder, square, "")),
                                     POLYNOMIAL(e, erfc_far, t), "");
   LLVMValueRef far = LLVMBuildFSub(e->builder, emit_float_like(x, 1), tail, "");
   return copy_sign(e, emit_select(e, compare(e, LLVMRealOLT, size, 1), near, far), x);
+}
+
+/* The hardware's functions are good between -pi and pi. */
+static LLVMValueRef within_a_turn(struct emit *e, LLVMValueRef t)
+{
+  LLVMValueRef whole = emit_intrinsic(e, "llvm.rint", e->f32, &t, 1);
+  return times(e, LLVMBuildFSub(e->builder, t, whole, ""), 6.283185307179586);
+}
+
+LLVMValueRef emit_sin_of_turns(struct emit *e, LLVMValueRef t)
+{
+  LLVMValueRef angle = within_a_turn(e, t);
+  return emit_intrinsic(e, "llvm.nvvm.sin.approx.f", NULL, &angle, 1);
+}
+
+LLVMValueRef emit_cos_of_turns(struct emit *e, LLVMValueRef t)
+{
+  LLVMValueRef angle = within_a_turn(e, t);
+  return emit_intrinsic(e, "llvm.nvvm.cos.approx.f", NULL, &angle, 1);
 }

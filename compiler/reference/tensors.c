@@ -120,7 +120,7 @@ static bool read_operand(struct ref_run_state *run, uint32_t tensor, const int64
   return true;
 }
 
-/* Ragged calls store the dims B and NQ (or NK) of an input as one, the leading one. */
+/* Ragged calls store the dims B and NQ, or else NK, of an input as one, the leading one. */
 struct packing {
   size_t batch, tokens; /* which dims; rank when the input is not packed */
   const int64_t *starts;
@@ -131,13 +131,18 @@ static struct packing find_packing(const struct ref_call *call, const struct spe
   struct packing packing = {input->rank, input->rank, NULL};
   if (call->query_starts == NULL)
     return packing;
-  size_t tokens = input->rank;
+  size_t tokens = input->rank, keys = input->rank;
   for (size_t k = input->rank; k-- > 0;) {
-    if (input->dims[k].kind == DIM_B)
+    enum dim_kind kind = input->dims[k].kind;
+    if (kind == DIM_B)
       packing.batch = k;
-    if (input->dims[k].kind == DIM_NQ || input->dims[k].kind == DIM_NK)
+    else if (kind == DIM_NQ)
       tokens = k;
+    else if (kind == DIM_NK)
+      keys = k;
   }
+  if (tokens == input->rank)
+    tokens = keys;
   if (packing.batch == input->rank || tokens == input->rank) {
     packing.batch = input->rank;
     return packing;

@@ -2,18 +2,40 @@
 
 #include "compiler/tile/text.h"
 
-/* The first row whose `channels` is not less than the larger of D and DV counts. */
+enum {
+  MOST_WARPS = 32,
+  WARPS_WORTH = 8 /* more leave a thread fewer than 255 registers */
+};
+
+/* The first row of the target whose `bytes` is not less than an element of q, k and v has, and
+ * `channels` than the larger of D and DV, counts. */
 struct entry {
   enum target target;
-  uint32_t channels;
+  uint32_t bytes, channels;
   struct schedule schedule;
 };
 
+#define GPU(ROWS, COLUMNS, WARPS, COLUMN_WARPS)                                                    \
+  {                                                                                                \
+    .rows = (ROWS), .columns = (COLUMNS), .warps = (WARPS), .column_warps = (COLUMN_WARPS),        \
+    .stages = 1                                                                                    \
+  }
 static const struct entry table[] = {
-    {TARGET_HOST, 128, {.rows = 192, .columns = 128}},
-    {TARGET_HOST, 256, {.rows = 192, .columns = 64}},
-    {TARGET_HOST, UINT32_MAX, {.rows = 96, .columns = 64}},
+    {TARGET_HOST, 4, 128, {.rows = 192, .columns = 128}},
+    {TARGET_HOST, 4, 256, {.rows = 192, .columns = 64}},
+    {TARGET_HOST, 4, UINT32_MAX, {.rows = 96, .columns = 64}},
+    /* Near the sizes of FlashAttention-2 (Dao 2023) on the same instructions, but with no more than
+     * what registers hold: 32 rows a warp up to 64 channels, 16 from there on. */
+    {TARGET_SM_80, 2, 64, GPU(128, 64, 4, 1)},
+    {TARGET_SM_80, 2, 128, GPU(128, 64, 8, 1)},
+    {TARGET_SM_80, 2, 256, GPU(64, 64, 4, 1)},
+    {TARGET_SM_80, 2, UINT32_MAX, GPU(32, 32, 8, 4)},
+    {TARGET_SM_80, 4, 64, GPU(64, 32, 4, 1)},
+    {TARGET_SM_80, 4, 128, GPU(64, 32, 4, 1)},
+    {TARGET_SM_80, 4, 256, GPU(32, 32, 4, 2)},
+    {TARGET_SM_80, 4, UINT32_MAX, GPU(16, 16, 8, 8)},
 };
+#undef GPU
 
 static uint32_t either(uint32_t wanted, uint32_t found)
 {
@@ -25,17 +47,101 @@ static uint32_t at_most(uint32_t x, uint32_t limit)
   return x < limit ? x : limit;
 }
 
-struct schedule schedule_choose(const struct spec *spec, const struct compile_options *options,
-                                uint32_t share)
+struct schedule schedule_choose(const struct spec *spec, const struct compile_options *options)
 {
   uint32_t channels = spec->dim_qk > spec->dim_v ? spec->dim_qk : spec->dim_v;
+  uint32_t bytes = (uint32_t)dtype_size(options->type);
   size_t n = 0;
-  while (table[n].target != options->target || table[n].channels < channels)
+  while (table[n].target != options->target || table[n].bytes < bytes ||
+         table[n].channels < channels)
     n++;
   const struct schedule *wanted = &options->schedule, *found = &table[n].schedule;
   struct schedule chosen = *wanted;
+  chosen.warps = either(wanted->warps, found->warps);
+  chosen.column_warps = either(wanted->column_warps, found->column_warps);
+  chosen.stages = either(wanted->stages, found->stages);
   chosen.columns = at_most(either(wanted->columns, found->columns), TILE_MAX_SIDE);
-  uint32_t rows = at_most(either(wanted->rows, found->rows), TILE_MAX_SIDE) / share;
-  chosen.rows = (rows == 0 ? 1 : rows) * share;
+  chosen.rows = at_most(either(wanted->rows, found->rows), TILE_MAX_SIDE);
   return chosen;
+}
+
+const char *schedule_is_wrong(const struct schedule *schedule)
+{
+  if (schedule->warps > MOST_WARPS)
+    return "a block has 32 warps at most";
+  if (schedule->stages > 2)
+    return "there are 1 or 2 stages";
+  if (schedule->warps % schedule->column_warps != 0)
+    return "column_warps must divide warps";
+  return NULL;
+}
+
+/* Fewer columns, down to `least`, in steps of a product's inner dimension. */
+static bool fewer_columns(struct schedule *s, const struct schedule *wanted, uint32_t least)
+{
+  if (wanted->columns != 0 || s->columns <= least)
+    return false;
+  s->columns = (s->columns - 1) / BUDGET_BLOCK_ROWS * BUDGET_BLOCK_ROWS;
+  return true;
+}
+
+/* One block of rows less for each warp. */
+static bool fewer_rows(struct schedule *s, const struct schedule *wanted)
+{
+  uint32_t step = BUDGET_BLOCK_ROWS * (s->warps / s->column_warps);
+  if (wanted->rows != 0 || s->rows <= step)
+    return false;
+  s->rows = (s->rows - 1) / step * step;
+  return true;
+}
+
+/* Twice as many warps, which share the rows or, where each has one block of them, the columns. */
+static bool more_warps(struct schedule *s, const struct schedule *wanted, uint32_t most)
+{
+  if (wanted->warps != 0 || wanted->column_warps != 0 || s->warps * 2 > most)
+    return false;
+  if (s->rows <= BUDGET_BLOCK_ROWS * (s->warps / s->column_warps))
+    s->column_warps *= 2;
+  s->warps *= 2;
+  return true;
+}
+
+/* Half of the rows, and the warps that had them along the columns. */
+static bool fewer_row_warps(struct schedule *s, const struct schedule *wanted)
+{
+  uint32_t row_warps = s->warps / s->column_warps;
+  bool open = wanted->rows == 0 && wanted->column_warps == 0;
+  if (!open || row_warps % 2 != 0)
+    return false;
+  s->rows = BUDGET_BLOCK_ROWS * (row_warps / 2);
+  s->column_warps *= 2;
+  return true;
+}
+
+bool schedule_reduce(struct schedule *schedule, const struct compile_options *options,
+                     const struct budget *found, size_t shared)
+{
+  const struct schedule *wanted = &options->schedule;
+  if (found->shared > shared && schedule->stages > 1 && wanted->stages == 0) {
+    schedule->stages = 1;
+    return true;
+  }
+  if (found->registers > BUDGET_REGISTERS && more_warps(schedule, wanted, WARPS_WORTH))
+    return true;
+  return fewer_columns(schedule, wanted, 32) || fewer_rows(schedule, wanted) ||
+         fewer_row_warps(schedule, wanted) || fewer_columns(schedule, wanted, 16);
+}
+
+void schedule_complete(struct arena *arena, const struct tile_program *program,
+                       struct schedule *schedule)
+{
+  bool open = schedule->warps == 0 && schedule->column_warps == 0;
+  schedule->warps = either(schedule->warps, 4);
+  schedule->column_warps = either(schedule->column_warps, 1);
+  schedule->stages = either(schedule->stages, 1);
+  while (open && schedule->warps < WARPS_WORTH &&
+         budget_of_program(arena, program, schedule).registers > BUDGET_REGISTERS) {
+    schedule->warps *= 2;
+    schedule->column_warps *= schedule->column_warps * 4 > schedule->warps ? 1 : 2;
+  }
 }

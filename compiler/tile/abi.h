@@ -9,6 +9,11 @@
  * independent void NAME(const int64_t *slots, int64_t task, void *scratch)          scratch:
  * 64-byte aligned, one per thread
  *
+ * PTX has, for a kernel NAME, an entry NAME whose one parameter is that array by value
+ * (.param .align 8 .b8 [8 * slots]); addresses are the device's. The grid is (tasks, 1, 1), the
+ * block (threads, 1, 1), and shared_bytes of dynamic shared memory are asked for; both stand in
+ * struct compiled_kernel. tile_task_count (tasks.h) computes the number of tasks.
+ *
  * What the launcher guarantees: the innermost stride of every tensor with column accesses or reads
  * is 1 (it packs others first); an empty tensor's pointer is a page of zeros and its strides are 0;
  * sizes and strides do not overflow.

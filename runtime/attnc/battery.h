@@ -2,6 +2,8 @@
 #ifndef ATTN_RUNTIME_ATTNC_BATTERY_H
 #define ATTN_RUNTIME_ATTNC_BATTERY_H
 
+#include <pthread.h>
+
 #include "runtime/attnc/compare.h"
 
 enum { BATTERY_MAX_BATCH = 5 };
@@ -47,9 +49,12 @@ struct battery_result {
   struct comparison comparison;
   char error[512];
 };
-/* Makes random tensors, launches and compares. Of large cases the reference computes only the first
- * heads. */
+/* Makes random tensors, launches and compares. A small case that differs by a few units of the type
+ * is repeated with other data, and differs when it does each time. Of large cases the reference
+ * computes only the first heads. The lock, which may be NULL, is held while the context's device is
+ * in use. */
 void battery_run(const struct spec *spec, enum dtype type, attn_program *program,
-                 const struct battery_case *c, uint64_t seed, struct battery_result *result);
+                 attn_context *context, pthread_mutex_t *lock, const struct battery_case *c,
+                 uint64_t seed, struct battery_result *result);
 
 #endif

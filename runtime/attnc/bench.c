@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "runtime/attnc/cost.h"
+#include "runtime/attnc/device.h"
 #include "runtime/attnc/json.h"
 #include "runtime/attnc/peak.h"
 #include "runtime/attnc/prepare.h"
@@ -10,7 +11,7 @@
 enum { MAX_REPEAT = 1000000, DEFAULT_REPEAT = 20 };
 
 struct bench_request {
-  const char *shape, *name;
+  const char *shape, *name, *device;
   int type;
   uint64_t seed, threads, repeat;
   bool json;
@@ -22,17 +23,24 @@ struct bench {
   struct document document;
   struct workload workload;
   struct prepared prepared;
-  struct peak one, all;       /* of one thread, and of those that compute */
+  struct peak one, all;       /* of one thread, and of those that compute; not of a device */
   double least, median, most; /* milliseconds */
   double visible, pairs;
   bool sampled;
   struct cost cost;
 };
 
+static bool on_device(const struct bench *bench)
+{
+  return attn_context_device(bench->prepared.context).device_type != kDLCPU;
+}
+
 static enum exit_status measure_machine(struct bench *bench)
 {
   bool talks = is_terminal(STDERR_FILENO);
   unsigned threads = attn_context_threads(bench->prepared.context);
+  if (on_device(bench))
+    return EXIT_FINE;
   if (talks)
     fputs("measuring the machine ...", stderr);
   bool good = peak_measure(1, &bench->one);
@@ -79,27 +87,40 @@ static void print_peak(const struct peak *peak)
          peak->threads, peak->threads == 1 ? "" : "s");
 }
 
+static void print_share(const struct bench *bench, double share)
+{
+  if (!on_device(bench))
+    printf(", %.1f %% of the machine's", 100 * share);
+  printf("\n");
+}
+
 static void print_table(const struct bench *bench)
 {
   const struct workload *workload = &bench->workload;
   double flops = cost_pair_flops(workload->spec) * bench->visible;
   double gflops = per_second(flops, bench->median);
   double gbytes = per_second(bench->cost.tensor_bytes, bench->median);
-  printf("%s, %s, B = %lld, NQ = %lld, NK = %lld, %u thread%s\n", workload->spec->name,
+  char device[32];
+  printf("%s, %s, B = %lld, NQ = %lld, NK = %lld, ", workload->spec->name,
          dtype_name(workload->type), (long long)workload->batch, (long long)workload->queries,
-         (long long)workload->keys, bench->all.threads, bench->all.threads == 1 ? "" : "s");
-  print_peak(&bench->one);
-  if (bench->all.threads > 1)
-    print_peak(&bench->all);
+         (long long)workload->keys);
+  if (on_device(bench)) {
+    printf("%s\n", device_text(bench->prepared.context, device));
+  } else {
+    printf("%u thread%s\n", bench->all.threads, bench->all.threads == 1 ? "" : "s");
+    print_peak(&bench->one);
+    if (bench->all.threads > 1)
+      print_peak(&bench->all);
+  }
   printf("%-11s%.1f ms\n", "compile", bench->prepared.compile_ms);
   printf("%-11s%.4g ms median, %.4g ms least, %.4g ms most, of %llu\n", "run", bench->median,
          bench->least, bench->most, (unsigned long long)bench->request->repeat);
   printf("%-11s%s%.4g %% of %.0f pairs\n", "visible", bench->sampled ? "about " : "",
          bench->pairs > 0 ? 100 * bench->visible / bench->pairs : 0, bench->pairs);
-  printf("%-11s%.1f GFLOP/s over the visible pairs, %.1f %% of the machine's\n", "compute", gflops,
-         100 * gflops / bench->all.gflops);
-  printf("%-11s%.2f GB/s with each tensor moved once, %.1f %% of the machine's\n", "memory", gbytes,
-         100 * gbytes / bench->all.gbytes);
+  printf("%-11s%.1f GFLOP/s over the visible pairs", "compute", gflops);
+  print_share(bench, gflops / bench->all.gflops);
+  printf("%-11s%.2f GB/s with each tensor moved once", "memory", gbytes);
+  print_share(bench, gbytes / bench->all.gbytes);
 }
 
 static void json_peak(struct json *json, const struct peak *peak)
@@ -116,6 +137,7 @@ static void print_json(const struct bench *bench)
 {
   const struct workload *workload = &bench->workload;
   struct json json = {.file = stdout};
+  char device[32];
   double gflops = per_second(cost_pair_flops(workload->spec) * bench->visible, bench->median);
   double gbytes = per_second(bench->cost.tensor_bytes, bench->median);
   json_open(&json, NULL, '{');
@@ -124,12 +146,15 @@ static void print_json(const struct bench *bench)
   json_integer(&json, "B", workload->batch);
   json_integer(&json, "NQ", workload->queries);
   json_integer(&json, "NK", workload->keys);
-  json_integer(&json, "threads", bench->all.threads);
-  json_open(&json, "machine", '[');
-  json_peak(&json, &bench->one);
-  if (bench->all.threads > 1)
-    json_peak(&json, &bench->all);
-  json_close(&json, ']');
+  json_text(&json, "device", device_text(bench->prepared.context, device));
+  if (!on_device(bench)) {
+    json_integer(&json, "threads", bench->all.threads);
+    json_open(&json, "machine", '[');
+    json_peak(&json, &bench->one);
+    if (bench->all.threads > 1)
+      json_peak(&json, &bench->all);
+    json_close(&json, ']');
+  }
   json_number(&json, "compile_ms", bench->prepared.compile_ms);
   json_number(&json, "median_ms", bench->median);
   json_number(&json, "least_ms", bench->least);
@@ -140,9 +165,11 @@ static void print_json(const struct bench *bench)
   json_number(&json, "pairs", bench->pairs);
   json_number(&json, "tensor_bytes", bench->cost.tensor_bytes);
   json_number(&json, "gflops", gflops);
-  json_number(&json, "share_of_gflops", gflops / bench->all.gflops);
+  if (!on_device(bench))
+    json_number(&json, "share_of_gflops", gflops / bench->all.gflops);
   json_number(&json, "gbytes", gbytes);
-  json_number(&json, "share_of_gbytes", gbytes / bench->all.gbytes);
+  if (!on_device(bench))
+    json_number(&json, "share_of_gbytes", gbytes / bench->all.gbytes);
   json_close(&json, '}');
 }
 
@@ -164,7 +191,7 @@ static enum exit_status run(struct bench *bench, const char *path)
     status = prepare_tensors(&bench->workload, &prepare, &expected);
   tensor_free(&expected);
   if (status == EXIT_FINE)
-    status = prepare_program(&bench->prepared, &bench->workload, &bench->document, "cpu",
+    status = prepare_program(&bench->prepared, &bench->workload, &bench->document, request->device,
                              request->threads, request->json);
   if (status == EXIT_FINE)
     status = measure_machine(bench);
@@ -181,7 +208,7 @@ static enum exit_status run(struct bench *bench, const char *path)
 
 enum exit_status command_bench(int argc, char **argv)
 {
-  struct bench_request request = {.repeat = DEFAULT_REPEAT};
+  struct bench_request request = {.repeat = DEFAULT_REPEAT, .device = "cpu"};
   const struct option options[] = {
       {"shape", 0, OPTION_TEXT, "B=1,NQ=512,NK=512", "random tensors of these sizes",
        &request.shape, 0, 0},
@@ -195,6 +222,8 @@ enum exit_status command_bench(int argc, char **argv)
        &request.type, 0, 0},
       {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
        &request.name, 0, 0},
+      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
+       &request.device, 0, 0},
       {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
        &request.threads, 1, 1024},
       {"repeat", 0, OPTION_NUMBER, "N", "timed launches after the first; 20 by default",

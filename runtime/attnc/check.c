@@ -9,6 +9,7 @@
 #include "runtime/attnc/battery.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/json.h"
+#include "runtime/attnc/prepare.h"
 #include "runtime/threads.h"
 
 enum { MAX_CASES = 32, SHOWN_FAILURES = 5 };
@@ -28,7 +29,7 @@ struct check_request {
   bool quick, json;
   uint64_t seed, threads;
   struct option_list sets;
-  const char *name;
+  const char *name, *device;
 };
 
 struct check_state {
@@ -36,6 +37,9 @@ struct check_state {
   const char *path;
   struct thread_pool *pool;
   attn_context *context;
+  /* Held while a case is on the device, so that a fault is reported to the case that has it. NULL
+   * on the CPU. */
+  pthread_mutex_t *device_lock;
   struct json json;
   bool talks; /* progress on stderr */
 
@@ -97,7 +101,8 @@ static void run_case(void *user, int64_t task, unsigned worker)
   if (spec == NULL)
     result->outcome = BATTERY_OUT_OF_MEMORY;
   else
-    battery_run(spec, state->type, variant->program, c, state->request->seed, result);
+    battery_run(spec, state->type, variant->program, state->context, state->device_lock, c,
+                state->request->seed, result);
   size_t done = atomic_fetch_add(&state->done, 1) + 1;
   if (state->talks)
     fprintf(stderr, "\r\033[K%s %s %s %zu/%zu", state->path, state->attention,
@@ -339,17 +344,15 @@ static enum exit_status check_all(struct check_state *state, int count, char **p
   if (!thread_count_choose((unsigned)state->request->threads, getenv("ATTN_NUM_THREADS"), &threads,
                            error, sizeof(error)))
     return fail_with(EXIT_USAGE, "%s", error);
-  attn_context_options options = ATTN_CONTEXT_OPTIONS_INIT;
-  options.threads = threads;
-  options.error = error;
-  options.error_size = sizeof(error);
-  attn_status status = attn_context_create(&options, &state->context);
-  if (status != ATTN_OK)
-    return fail_with(exit_of_attn(status), "%s", error);
+  enum exit_status worst = prepare_context(state->request->device, threads, &state->context);
+  if (worst != EXIT_FINE)
+    return worst;
+  pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+  if (attn_context_device(state->context).device_type != kDLCPU)
+    state->device_lock = &lock;
   state->pool = thread_pool_new(threads);
   if (state->pool == NULL)
     return fail_memory();
-  enum exit_status worst = EXIT_FINE;
   if (state->request->json)
     json_open(&state->json, NULL, '[');
   for (int k = 0; k < count; k++) {
@@ -363,7 +366,7 @@ static enum exit_status check_all(struct check_state *state, int count, char **p
 
 enum exit_status command_check(int argc, char **argv)
 {
-  struct check_request request = {0};
+  struct check_request request = {.device = "cpu"};
   const struct option options[] = {
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "check this type only", &request.type, 0, 0},
       {"quick", 'q', OPTION_FLAG, NULL, "small shapes only", &request.quick, 0, 0},
@@ -372,6 +375,8 @@ enum exit_status command_check(int argc, char **argv)
       {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
        &request.sets, 0, 0},
       {"name", 'n', OPTION_TEXT, "NAME", "check this attention only", &request.name, 0, 0},
+      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
+       &request.device, 0, 0},
       {"threads", 0, OPTION_NUMBER, "N", "threads; all processors by default", &request.threads, 1,
        1024},
       {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},

@@ -4,20 +4,33 @@
 
 #include "compiler/pipeline.h"
 #include "runtime/attnc/document.h"
+#include "runtime/attnc/launch_text.h"
 #include "runtime/attnc/spec_print.h"
+#include "runtime/attnc/target_options.h"
 
-enum emit { EMIT_SPEC, EMIT_TILE, EMIT_LLVM, EMIT_ASM, EMIT_OBJ };
+enum emit {
+  EMIT_SPEC,
+  EMIT_TILE,
+  EMIT_LLVM,
+  EMIT_ASM,
+  EMIT_PTX,
+  EMIT_OBJ,
+  EMIT_HEADER, /* how PTX is launched */
+  EMIT_JSON,
+  EMIT_DEFAULT /* the target's code */
+};
 
 struct compile_request {
   const char *target, *kernel, *name, *output;
   int emit, type;
   bool timings, json;
-  struct option_list sets;
+  struct option_list sets, schedule;
 };
 
 struct compile_state {
   const struct compile_request *request;
   struct document document;
+  const char *path;
   struct compiled *compiled;
   char *text; /* of a stage, allocated; or `printed`, in the arena */
   const char *printed;
@@ -30,31 +43,39 @@ static bool is_tile_path(const char *path)
   return length >= 5 && strcmp(path + length - 5, ".tile") == 0;
 }
 
-static enum exit_status check_request(const struct compile_request *request, bool is_tile)
+static bool has_kernel_code(int emit)
 {
-  static const char *const planned_targets[] = {"sm_80", "sm_90a", "sm_100a"};
-  static const char *const planned_kernels[] = {"decode", "append", "backward"};
-  for (size_t k = 0; k < 3; k++) {
-    if (strcmp(request->target, planned_targets[k]) == 0)
-      return fail_with(EXIT_MACHINE, "target %s is not lowered yet; this version compiles for host",
-                       request->target);
-    if (strcmp(request->kernel, planned_kernels[k]) == 0)
-      return fail_with(EXIT_MACHINE, "kernel %s is not lowered yet; this version compiles forward",
-                       request->kernel);
-  }
-  if (strcmp(request->target, "host") != 0)
-    return fail_with(EXIT_USAGE, "there is no target '%s'; attnc targets lists them",
-                     request->target);
-  if (strcmp(request->kernel, "forward") != 0)
-    return fail_with(EXIT_USAGE, "there is no kernel '%s'; leave --kernel out or say forward",
-                     request->kernel);
+  return emit == EMIT_PTX || emit == EMIT_HEADER || emit == EMIT_JSON;
+}
+
+/* What a target has no such stage of. */
+static enum exit_status check_stage(const struct compile_request *request, enum target target)
+{
+  if (target == TARGET_HOST && has_kernel_code(request->emit))
+    return fail_with(EXIT_USAGE,
+                     "PTX, and how to launch it, is for GPUs; add --target sm_80, or --emit asm");
+  if (target != TARGET_HOST && request->emit == EMIT_OBJ)
+    return fail_with(EXIT_USAGE, "what a GPU's driver takes is PTX; --emit ptx, or leave it out");
   if (request->emit == EMIT_OBJ && request->output == NULL)
     return fail_with(
         EXIT_USAGE,
         "an object file needs a name: add -o FILE.o, or --emit tile, llvm or asm to read a stage");
+  return EXIT_FINE;
+}
+
+static enum exit_status check_request(const struct compile_request *request, bool is_tile)
+{
+  static const char *const planned_kernels[] = {"decode", "append", "backward"};
+  for (size_t k = 0; k < 3; k++)
+    if (strcmp(request->kernel, planned_kernels[k]) == 0)
+      return fail_with(EXIT_MACHINE, "kernel %s is not lowered yet; this version compiles forward",
+                       request->kernel);
+  if (strcmp(request->kernel, "forward") != 0)
+    return fail_with(EXIT_USAGE, "there is no kernel '%s'; leave --kernel out or say forward",
+                     request->kernel);
   if (is_tile && request->emit == EMIT_SPEC)
     return fail_with(EXIT_USAGE,
-                     "a tile program has no spec; --emit takes tile, llvm, asm or obj here");
+                     "a tile program has no spec; --emit takes tile, llvm, asm, ptx or obj here");
   if (is_tile && (request->name != NULL || request->sets.count > 0))
     return fail_with(EXIT_USAGE,
                      "a tile program has no attentions and parameters; leave --name and --set out");
@@ -124,6 +145,29 @@ static enum exit_status build_tile(struct compile_state *state, const char *path
   return EXIT_FINE;
 }
 
+/* The name that an attention has, or a tile program's file without folders and ending. */
+static const char *program_name(struct compile_state *state)
+{
+  if (state->compiled->spec != NULL)
+    return state->compiled->spec->name;
+  const char *slash = strrchr(state->path, '/');
+  const char *name = slash == NULL ? state->path : slash + 1;
+  return arena_strndup(&state->document.arena, name, strcspn(name, "."));
+}
+
+static enum exit_status describe_launch(struct compile_state *state)
+{
+  struct arena *arena = &state->document.arena;
+  int emit = state->request->emit;
+  if (emit != EMIT_HEADER && emit != EMIT_JSON)
+    return EXIT_FINE;
+  if (arena_guard(arena))
+    return fail_memory();
+  const struct launch_text text = {arena, state->compiled, program_name(state)};
+  state->printed = emit == EMIT_JSON ? launch_text_json(&text) : launch_text_header(&text);
+  return EXIT_FINE;
+}
+
 static enum exit_status emit(struct compile_state *state)
 {
   struct document *document = &state->document;
@@ -135,12 +179,13 @@ static enum exit_status emit(struct compile_state *state)
     state->printed = tile_print(&document->arena, state->compiled->program);
     return EXIT_FINE;
   }
-  enum compile_form form = state->request->emit == EMIT_LLVM  ? COMPILE_LLVM
-                           : state->request->emit == EMIT_ASM ? COMPILE_ASSEMBLY
-                                                              : COMPILE_OBJECT;
+  int emit = state->request->emit;
+  enum compile_form form = emit == EMIT_LLVM                      ? COMPILE_LLVM
+                           : emit == EMIT_ASM || emit == EMIT_PTX ? COMPILE_ASSEMBLY
+                                                                  : COMPILE_OBJECT;
   const char *error = NULL;
   switch (compile_emit(&document->arena, state->compiled, form, &state->text, &error)) {
-  case COMPILE_OK: return EXIT_FINE;
+  case COMPILE_OK: return describe_launch(state);
   case COMPILE_OUT_OF_MEMORY: return fail_memory();
   case COMPILE_UNAVAILABLE:
   case COMPILE_FAILED: break;
@@ -174,13 +219,21 @@ static void print_timings(const struct compile_state *state, double total)
     fprintf(stderr, "%-10s %8.2f ms\n", rows[k].stage, rows[k].ms);
 }
 
-static enum exit_status compile(struct compile_state *state, const char *path)
+static enum exit_status compile(struct compile_state *state, struct compile_request *request)
 {
-  const struct compile_request *request = state->request;
+  const char *path = state->path;
   bool is_tile = is_tile_path(path);
   double start = now_ms();
-  enum exit_status status = check_request(request, is_tile);
-  struct compile_options options = {.target = TARGET_HOST, .kernel = KERNEL_FORWARD};
+  struct compile_options options = {.kernel = KERNEL_FORWARD};
+  enum exit_status status = target_option(request->target, &options.target);
+  if (status == EXIT_FINE)
+    status = schedule_option(&request->schedule, &options.schedule);
+  if (status == EXIT_FINE)
+    status = check_request(request, is_tile);
+  if (request->emit == EMIT_DEFAULT)
+    request->emit = options.target == TARGET_HOST ? EMIT_OBJ : EMIT_PTX;
+  if (status == EXIT_FINE)
+    status = check_stage(request, options.target);
   options.type = request->type == DTYPE_ANY ? DTYPE_F32 : (enum dtype)request->type;
   if (status == EXIT_FINE && is_tile)
     status = build_tile(state, path, &options);
@@ -200,15 +253,17 @@ static enum exit_status compile(struct compile_state *state, const char *path)
 enum exit_status command_compile(int argc, char **argv)
 {
   struct compile_request request = {
-      .target = "host", .kernel = "forward", .emit = EMIT_OBJ, .type = DTYPE_ANY};
+      .target = "host", .kernel = "forward", .emit = EMIT_DEFAULT, .type = DTYPE_ANY};
   const struct option options[] = {
-      {"target", 't', OPTION_TEXT, "TARGET", "what to compile for: host (see attnc targets)",
-       &request.target, 0, 0},
+      {"target", 't', OPTION_TEXT, "TARGET",
+       "what to compile for: host or sm_80 (see attnc targets)", &request.target, 0, 0},
       {"kernel", 'k', OPTION_TEXT, "KERNEL", "which kernel: forward", &request.kernel, 0, 0},
-      {"emit", 'e', OPTION_CHOICE, "spec|tile|llvm|asm|obj", "the stage to write; obj by default",
+      {"emit", 'e', OPTION_CHOICE, "spec|tile|llvm|asm|ptx|obj|header|json",
+       "the stage to write, by default obj or ptx; header, json: how PTX is launched",
        &request.emit, 0, 0},
       {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
        &request.sets, 0, 0},
+      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "of a spec without a `type`; f32 by default",
        &request.type, 0, 0},
       {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
@@ -233,8 +288,8 @@ enum exit_status command_compile(int argc, char **argv)
   enum exit_status status;
   if (!options_parse(&usage, &argc, argv, &status))
     return status;
-  struct compile_state state = {.request = &request};
-  status = compile(&state, argv[0]);
+  struct compile_state state = {.request = &request, .path = argv[0]};
+  status = compile(&state, &request);
   mem_free(state.text);
   if (state.compiled != NULL)
     mem_free(state.compiled->code);

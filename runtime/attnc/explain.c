@@ -9,6 +9,7 @@
 
 #include "compiler/schedule/schedule.h"
 #include "runtime/attnc/prepare.h"
+#include "runtime/attnc/target_options.h"
 
 enum { MAX_COMPARED = 64 };
 
@@ -50,6 +51,21 @@ static uint32_t find_share(const struct tile_kernel *kernel, const struct tile_r
   return share;
 }
 
+static enum exit_status assemble(struct explanation *x)
+{
+  struct arena *arena = &x->document.arena;
+  if (arena_guard(arena))
+    return fail_memory();
+  const char *message = NULL;
+  switch (ptxas_run(arena, (const char *)x->compiled->code,
+                    target_name(x->compiled->options.target), &x->assembled, &message)) {
+  case PTXAS_OK:
+  case PTXAS_MISSING: return EXIT_FINE;
+  case PTXAS_FAILED: break;
+  }
+  return fail_with(EXIT_MACHINE, "ptxas does not take the code: %s", message);
+}
+
 static enum exit_status generate(struct explanation *x)
 {
   const char *error = NULL;
@@ -63,7 +79,7 @@ static enum exit_status generate(struct explanation *x)
   for (size_t k = 0; k < x->compiled->kernels.count; k++)
     if (x->compiled->kernels.items[k].scratch_bytes > x->scratch_bytes)
       x->scratch_bytes = x->compiled->kernels.items[k].scratch_bytes;
-  return EXIT_FINE;
+  return x->compiled->options.target == TARGET_HOST ? EXIT_FINE : assemble(x);
 }
 
 static enum exit_status build(struct explanation *x)
@@ -72,8 +88,10 @@ static enum exit_status build(struct explanation *x)
   struct diagnostics said;
   if (arena_guard(arena))
     return fail_memory();
-  const struct compile_options options = {
-      .target = TARGET_HOST, .kernel = KERNEL_FORWARD, .type = x->workload.type};
+  const struct compile_options options = {.target = x->target,
+                                          .kernel = KERNEL_FORWARD,
+                                          .type = x->workload.type,
+                                          .schedule = x->schedule};
   diagnostics_init(&said, arena, &x->document.sources);
   x->visibility = visibility_analyze(arena, x->spec);
   x->guard_count = bounds_guards(bounds_new(arena, x->spec), &x->guards);
@@ -81,7 +99,7 @@ static enum exit_status build(struct explanation *x)
   x->share = 1;
   if (x->compiled == NULL) {
     x->not_lowered = said.items.count > 0 ? said.items.items[0].message : "not lowered";
-    x->schedule = schedule_choose(x->spec, &options, 1);
+    x->schedule = x->table = schedule_choose(x->spec, &options);
     return EXIT_FINE;
   }
   x->schedule = x->compiled->options.schedule;
@@ -91,6 +109,8 @@ static enum exit_status build(struct explanation *x)
     x->share = share > x->share ? share : x->share;
     find_products(x, kernel->body);
   }
+  x->table = schedule_choose(x->spec, &options);
+  x->table.rows -= x->table.rows % x->share;
   return EXIT_FINE;
 }
 
@@ -119,7 +139,12 @@ enum exit_status explain_open(struct explanation *x, const struct explain_reques
                                           .name = request->name,
                                           .type = request->type,
                                           .seed = request->seed};
-  enum exit_status status = document_open(&x->document, path, &request->sets, request->json);
+  enum exit_status status =
+      target_option(request->target != NULL ? request->target : "host", &x->target);
+  if (status == EXIT_FINE)
+    status = schedule_option(&request->schedule, &x->schedule);
+  if (status == EXIT_FINE)
+    status = document_open(&x->document, path, &request->sets, request->json);
   if (status == EXIT_FINE)
     status = prepare_spec(&x->workload, &x->document, &prepare);
   if (status != EXIT_FINE)
@@ -210,6 +235,9 @@ enum exit_status command_explain(int argc, char **argv)
 {
   struct explain_request request = {.layers = 1};
   const struct option options[] = {
+      {"target", 't', OPTION_TEXT, "TARGET", "what it is compiled for: host or sm_80",
+       &request.target, 0, 0},
+      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
       {"shape", 0, OPTION_TEXT, "B=1,NQ=512,NK=512", "sizes to count tiles, FLOPs and bytes for",
        &request.shape, 0, 0},
       {"in", 'i', OPTION_LIST, "[NAME=]FILE", "inputs of the mask; sizes too, without --shape",

@@ -8,14 +8,16 @@
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/json.h"
 #include "runtime/attnc/peak.h"
+#include "runtime/attnc/ptxas.h"
 
 struct explain_request {
   const char *shape, *name, *output, *gflops, *bandwidth;
+  const char *target; /* NULL: the host */
   int type;
   uint64_t seed, context, layers, threads;
   bool compare, measure, compile, json;
   bool tensors; /* make all tensors, not only those that the mask reads */
-  struct option_list files, params, sets;
+  struct option_list files, params, sets, schedule;
 };
 
 enum { EXPLAIN_MAX_PRODUCTS = 16 };
@@ -34,13 +36,16 @@ struct explanation {
   const struct visibility *visibility;
   struct compiled *compiled; /* NULL where the target does not lower the spec: `not_lowered` */
   const char *not_lowered;
-  struct schedule schedule;
+  struct schedule schedule, table; /* the one in use, and what it began with */
+  enum target target;
   uint32_t share; /* query heads that a tile packs */
   const struct bounds_guard *guards;
   size_t guard_count;
   struct explain_product products[EXPLAIN_MAX_PRODUCTS];
   size_t product_count;
-  size_t scratch_bytes; /* of a thread; with --compile */
+  /* with --compile */
+  size_t scratch_bytes;          /* host: of a thread */
+  struct ptxas_report assembled; /* GPU: empty without an assembler */
 
   /* with a shape */
   struct tile_size size;

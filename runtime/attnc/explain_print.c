@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "compiler/schedule/schedule.h"
 #include "runtime/attnc/explain.h"
 #include "runtime/attnc/spec_print.h"
 
@@ -108,13 +109,71 @@ static const char *place_text(enum bounds_place place)
   return "";
 }
 
+/* What the assembler said of a kernel; NULL where there is none. */
+static const struct ptxas_kernel *assembled(const struct explanation *x,
+                                            const struct compiled_kernel *kernel)
+{
+  for (size_t k = 0; k < x->assembled.kernels.count; k++)
+    if (strcmp(x->assembled.kernels.items[k].name, kernel->tile->name) == 0)
+      return &x->assembled.kernels.items[k];
+  return NULL;
+}
+
+static void print_code(const struct printer *p)
+{
+  const struct explanation *x = p->x;
+  const char *size = bytes_text((double)x->compiled->code_size);
+  if (x->compiled->options.target == TARGET_HOST) {
+    line(p, "code", "%s, and %s of working memory a thread", size,
+         bytes_text((double)x->scratch_bytes));
+    return;
+  }
+  line(p, "code", "%s of PTX", size);
+  for (size_t k = 0; k < x->compiled->kernels.count; k++) {
+    const struct compiled_kernel *kernel = &x->compiled->kernels.items[k];
+    const struct ptxas_kernel *taken = assembled(x, kernel);
+    line(p, "", "%s: blocks of %u threads and %s of shared memory", kernel->tile->name,
+         kernel->threads, bytes_text((double)kernel->shared_bytes));
+    if (taken != NULL)
+      line(p, "", "%s: %u registers a thread, %s spilled", kernel->tile->name, taken->registers,
+           taken->stack == 0 ? "none" : bytes_text((double)taken->stack));
+  }
+}
+
+/* How a GPU's blocks are made, and what they ask for. */
+static void print_blocks(const struct printer *p)
+{
+  const struct explanation *x = p->x;
+  const struct schedule *schedule = &x->schedule, *table = &x->table;
+  line(p, "", "%u warps, %u along the rows and %u along the columns; %u buffer%s for each operand",
+       schedule->warps, schedule->warps / schedule->column_warps, schedule->column_warps,
+       schedule->stages, schedule->stages == 1 ? "" : "s");
+  if (memcmp(schedule, table, sizeof(*schedule)) != 0)
+    line(p, "", "the table has %u rows by %u keys and %u warps; this is what fits", table->rows,
+         table->columns, table->warps);
+}
+
+static void print_budget(const struct printer *p)
+{
+  const struct explanation *x = p->x;
+  for (size_t k = 0; x->compiled != NULL && k < x->compiled->kernels.count; k++) {
+    const struct tile_kernel *kernel = x->compiled->kernels.items[k].tile;
+    struct budget budget = budget_of_kernel(p->arena, kernel, &x->schedule);
+    line(p, k == 0 ? "budget" : "", "%s: about %u of %d registers a thread, %s of %s shared memory",
+         kernel->name, budget.registers, (int)BUDGET_REGISTERS, bytes_text((double)budget.shared),
+         bytes_text((double)(budget.shared > BUDGET_SHARED ? BUDGET_MOST_SHARED : BUDGET_SHARED)));
+  }
+}
+
 static void print_schedule(const struct printer *p)
 {
   const struct explanation *x = p->x;
   const struct spec *spec = x->spec;
   uint32_t channels = spec->dim_qk > spec->dim_v ? spec->dim_qk : spec->dim_v;
-  line(p, "schedule", "host, by its table for %u channels: %u rows by %u keys a tile", channels,
-       x->schedule.rows, x->schedule.columns);
+  line(p, "schedule", "%s, by its table for %u channels: %u rows by %u keys a tile",
+       target_name(x->target), channels, x->schedule.rows, x->schedule.columns);
+  if (x->target != TARGET_HOST)
+    print_blocks(p);
   if (x->share > 1)
     line(p, "", "a tile has %u queries of %u heads, which share their keys and values",
          x->schedule.rows / x->share, x->share);
@@ -130,9 +189,10 @@ static void print_schedule(const struct printer *p)
     line(p, k == 0 ? "products" : "", "%u x %u, summed over %u %s", product->rows, product->columns,
          product->inner, product->over_keys ? "keys" : "channels");
   }
+  if (x->target != TARGET_HOST)
+    print_budget(p);
   if (x->request->compile && x->compiled != NULL)
-    line(p, "code", "%s, and %s of working memory a thread",
-         bytes_text((double)x->compiled->code_size), bytes_text((double)x->scratch_bytes));
+    print_code(p);
 }
 
 /* "lo <= j < hi", and the condition under which it is not empty. */
@@ -284,20 +344,63 @@ bool explain_print(struct explanation *x, FILE *out)
 
 /* ---- JSON ---- */
 
+static void json_kernels(const struct explanation *x, struct json *json)
+{
+  json_open(json, "kernels", '[');
+  for (size_t k = 0; k < x->compiled->kernels.count; k++) {
+    const struct compiled_kernel *kernel = &x->compiled->kernels.items[k];
+    const struct ptxas_kernel *taken = assembled(x, kernel);
+    json_open(json, NULL, '{');
+    json_text(json, "name", kernel->tile->name);
+    json_integer(json, "threads", kernel->threads);
+    json_integer(json, "shared_bytes", kernel->shared_bytes);
+    if (taken != NULL) {
+      json_integer(json, "registers", taken->registers);
+      json_integer(json, "stack_bytes", taken->stack);
+    }
+    json_close(json, '}');
+  }
+  json_close(json, ']');
+}
+
+static void json_blocks(const struct printer *p, struct json *json)
+{
+  const struct explanation *x = p->x;
+  json_integer(json, "warps", x->schedule.warps);
+  json_integer(json, "column_warps", x->schedule.column_warps);
+  json_integer(json, "stages", x->schedule.stages);
+  json_open(json, "budget", '[');
+  for (size_t k = 0; x->compiled != NULL && k < x->compiled->kernels.count; k++) {
+    const struct tile_kernel *kernel = x->compiled->kernels.items[k].tile;
+    struct budget budget = budget_of_kernel(p->arena, kernel, &x->schedule);
+    json_open(json, NULL, '{');
+    json_text(json, "kernel", kernel->name);
+    json_integer(json, "registers", budget.registers);
+    json_integer(json, "shared_bytes", (int64_t)budget.shared);
+    json_close(json, '}');
+  }
+  json_close(json, ']');
+}
+
 static void json_schedule(const struct printer *p, struct json *json)
 {
   const struct explanation *x = p->x;
   json_open(json, "schedule", '{');
-  json_text(json, "target", "host");
+  json_text(json, "target", target_name(x->target));
   json_integer(json, "rows", x->schedule.rows);
   json_integer(json, "columns", x->schedule.columns);
   json_integer(json, "heads_per_tile", x->share);
+  if (x->target != TARGET_HOST)
+    json_blocks(p, json);
   json_bool(json, "lowered", x->compiled != NULL);
   if (x->not_lowered != NULL)
     json_text(json, "not_lowered", x->not_lowered);
   if (x->request->compile && x->compiled != NULL) {
     json_integer(json, "code_bytes", (int64_t)x->compiled->code_size);
-    json_integer(json, "scratch_bytes", (int64_t)x->scratch_bytes);
+    if (x->compiled->options.target == TARGET_HOST)
+      json_integer(json, "scratch_bytes", (int64_t)x->scratch_bytes);
+    else
+      json_kernels(x, json);
   }
   json_open(json, "products", '[');
   for (size_t k = 0; k < x->product_count; k++) {

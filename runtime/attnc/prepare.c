@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "runtime/attnc/bind.h"
+#include "runtime/attnc/device.h"
 #include "runtime/attnc/random.h"
 
 /* ---- sizes ---- */
@@ -152,8 +153,7 @@ enum exit_status prepare_mask(struct workload *workload, const struct prepare_re
 
 /* ---- programs ---- */
 
-static enum exit_status create_context(struct prepared *prepared, const char *device,
-                                       uint64_t threads)
+enum exit_status prepare_context(const char *device, uint64_t threads, attn_context **context)
 {
   char error[1024] = "";
   attn_context_options options = ATTN_CONTEXT_OPTIONS_INIT;
@@ -161,8 +161,10 @@ static enum exit_status create_context(struct prepared *prepared, const char *de
   options.threads = (unsigned)threads;
   options.error = error;
   options.error_size = sizeof(error);
-  attn_status status = attn_context_create(&options, &prepared->context);
-  return status == ATTN_OK ? EXIT_FINE : fail_with(exit_of_attn(status), "%s", error);
+  attn_status status = attn_context_create(&options, context);
+  if (status == ATTN_OK)
+    return EXIT_FINE;
+  return fail_with(status == ATTN_ERROR_ARGUMENT ? EXIT_USAGE : exit_of_attn(status), "%s", error);
 }
 
 enum exit_status prepare_program(struct prepared *prepared, const struct workload *workload,
@@ -175,7 +177,7 @@ enum exit_status prepare_program(struct prepared *prepared, const struct workloa
   char *diagnostics = NULL;
   attn_setting sets[OPTION_LIST_MAX];
   *prepared = (struct prepared){0};
-  enum exit_status created = create_context(prepared, device, threads);
+  enum exit_status created = prepare_context(device, threads, &prepared->context);
   if (created != EXIT_FINE)
     return created;
   for (size_t k = 0; k < document->set_count; k++)
@@ -221,18 +223,17 @@ static int compare_doubles(const void *a, const void *b)
   return (x > y) - (x < y);
 }
 
-enum exit_status prepare_launches(const struct prepared *prepared, struct workload *workload,
-                                  size_t repeat, double *times)
+static attn_status time_launches(const struct prepared *prepared, struct workload *workload,
+                                 struct device_timer *timer, size_t repeat, double *times,
+                                 char *error, size_t size)
 {
-  char error[1024] = "";
   bool talks = is_terminal(STDERR_FILENO);
-  double shown = 0;
-  attn_status status = workload_launch(workload, prepared->program, error, sizeof(error));
+  double shown = 0, ignored;
+  attn_status status =
+      device_timer_launch(timer, workload, prepared->program, &ignored, error, size);
   for (size_t k = 0; k < repeat && status == ATTN_OK; k++) {
-    double start = now_ms();
-    status = workload_launch(workload, prepared->program, error, sizeof(error));
+    status = device_timer_launch(timer, workload, prepared->program, &times[k], error, size);
     double end = now_ms();
-    times[k] = end - start;
     if (talks && end - shown > 200) {
       fprintf(stderr, "\rlaunch %zu of %zu ...", k + 1, repeat);
       shown = end;
@@ -240,6 +241,23 @@ enum exit_status prepare_launches(const struct prepared *prepared, struct worklo
   }
   if (shown > 0)
     fputs("\r\033[K", stderr);
+  return status;
+}
+
+enum exit_status prepare_launches(const struct prepared *prepared, struct workload *workload,
+                                  size_t repeat, double *times)
+{
+  char error[1024] = "";
+  struct device_timer *timer = device_timer_new(prepared->context, error, sizeof(error));
+  if (timer == NULL)
+    return fail_with(EXIT_MACHINE, "%s", error);
+  attn_status status = device_upload(workload, prepared->context, error, sizeof(error));
+  if (status == ATTN_OK)
+    status = time_launches(prepared, workload, timer, repeat, times, error, sizeof(error));
+  if (status == ATTN_OK)
+    status = device_download(workload, prepared->context, error, sizeof(error));
+  device_release(workload, prepared->context);
+  device_timer_free(timer);
   qsort(times, repeat, sizeof(*times), compare_doubles);
   if (status != ATTN_OK)
     complain("%s", error);

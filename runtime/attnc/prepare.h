@@ -32,7 +32,10 @@ enum exit_status prepare_tensors(struct workload *workload, const struct prepare
  * random otherwise. Without, all tensors of the files. */
 enum exit_status prepare_mask(struct workload *workload, const struct prepare_request *request);
 
-/* A context of `threads` (0: the default) on `device` and the program for the workload's type. Also
+/* A context of `threads` (0: the default) on `device`, which --device names. */
+enum exit_status prepare_context(const char *device, uint64_t threads, attn_context **context);
+
+/* Such a context and the program for the workload's type. Also
  * after a failure both are to be freed, unless NULL. */
 struct prepared {
   attn_context *context;
@@ -45,7 +48,8 @@ enum exit_status prepare_program(struct prepared *prepared, const struct workloa
 void prepared_free(struct prepared *prepared);
 
 /* Launches once to warm up and to find errors, then `repeat` times, into times[], milliseconds in
- * ascending order. Shows its progress where stderr is a terminal. */
+ * ascending order; the results are in the workload's tensors then. Shows its progress where stderr
+ * is a terminal. */
 enum exit_status prepare_launches(const struct prepared *prepared, struct workload *workload,
                                   size_t repeat, double *times);
 double median_of(const double *sorted, size_t count);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "runtime/attnc/compare.h"
+#include "runtime/attnc/device.h"
 #include "runtime/attnc/json.h"
 #include "runtime/attnc/prepare.h"
 #include "runtime/attnc/tensor_file.h"
@@ -138,7 +139,11 @@ static void print_table(const struct run_state *state)
   const struct workload *workload = &state->workload;
   const struct spec *spec = workload->spec;
   unsigned threads = attn_context_threads(state->prepared.context);
-  printf("%s on the CPU, %u thread%s\n", spec->name, threads, threads == 1 ? "" : "s");
+  char device[32];
+  if (attn_context_device(state->prepared.context).device_type == kDLCPU)
+    printf("%s on the CPU, %u thread%s\n", spec->name, threads, threads == 1 ? "" : "s");
+  else
+    printf("%s on %s\n", spec->name, device_text(state->prepared.context, device));
   print_shape(&workload->q);
   print_shape(&workload->k);
   if (!spec->value_is_key)
@@ -173,9 +178,10 @@ static void print_json(const struct run_state *state)
   const struct workload *workload = &state->workload;
   const struct spec *spec = workload->spec;
   struct json json = {.file = stdout};
+  char device[32];
   json_open(&json, NULL, '{');
   json_text(&json, "name", spec->name);
-  json_text(&json, "device", "cpu");
+  json_text(&json, "device", device_text(state->prepared.context, device));
   json_integer(&json, "threads", attn_context_threads(state->prepared.context));
   json_open(&json, "tensors", '[');
   json_shape(&json, &workload->q);
@@ -302,7 +308,8 @@ enum exit_status command_run(int argc, char **argv)
        &request.type, 0, 0},
       {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
        &request.name, 0, 0},
-      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu", &request.device, 0, 0},
+      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
+       &request.device, 0, 0},
       {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
        &request.threads, 1, 1024},
       {"repeat", 0, OPTION_NUMBER, "N", "timed launches after the first; 5 by default",

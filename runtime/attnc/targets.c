@@ -11,12 +11,71 @@
 static const struct planned {
   const char *name, *needs;
 } planned[] = {
-    {"sm_80", "an NVIDIA GPU since Ampere; not lowered yet"},
     {"sm_90a", "an NVIDIA GPU of the Hopper family; not lowered yet"},
 };
 enum { PLANNED_COUNT = sizeof(planned) / sizeof(planned[0]) };
 
-static void print_json(const struct host_machine *machine, long processors)
+/* The GPUs of this machine. */
+enum { MAX_DEVICES = 64 };
+struct devices {
+  attn_device_info items[MAX_DEVICES];
+  size_t count;
+  char missing[800]; /* why there are none; "" where there are */
+};
+
+static void find_devices(struct devices *devices)
+{
+  *devices = (struct devices){0};
+  attn_status status = attn_device_list(devices->items, MAX_DEVICES, &devices->count,
+                                        devices->missing, sizeof(devices->missing));
+  if (status == ATTN_OK)
+    devices->missing[0] = '\0';
+  if (devices->count > MAX_DEVICES)
+    devices->count = MAX_DEVICES;
+}
+
+static double gibibytes(uint64_t bytes)
+{
+  return (double)bytes / (double)(1 << 30);
+}
+
+static void json_devices(struct json *json, const struct devices *devices)
+{
+  if (devices->missing[0] != '\0')
+    json_text(json, "no_devices", devices->missing);
+  json_open(json, "devices", '[');
+  for (size_t k = 0; k < devices->count; k++) {
+    const attn_device_info *device = &devices->items[k];
+    char capability[32], name[32];
+    snprintf(capability, sizeof(capability), "%d.%d", device->major, device->minor);
+    snprintf(name, sizeof(name), "cuda:%d", device->number);
+    json_open(json, NULL, '{');
+    json_text(json, "device", name);
+    json_text(json, "name", device->name);
+    json_text(json, "compute_capability", capability);
+    json_bool(json, "supported", device->supported != 0);
+    json_integer(json, "multiprocessors", device->multiprocessors);
+    json_integer(json, "memory_bytes", (int64_t)device->memory);
+    json_close(json, '}');
+  }
+  json_close(json, ']');
+}
+
+static void print_devices(const struct devices *devices)
+{
+  if (devices->missing[0] != '\0')
+    printf("          none here: %s\n", devices->missing);
+  for (size_t k = 0; k < devices->count; k++) {
+    const attn_device_info *device = &devices->items[k];
+    printf("          cuda:%d: %s, compute capability %d.%d%s, %d multiprocessors, %.1f GiB\n",
+           device->number, device->name, device->major, device->minor,
+           device->supported ? "" : " (not supported)", device->multiprocessors,
+           gibibytes(device->memory));
+  }
+}
+
+static void print_json(const struct host_machine *machine, long processors,
+                       const struct devices *devices)
 {
   struct json json = {.file = stdout};
   json_open(&json, NULL, '[');
@@ -30,6 +89,13 @@ static void print_json(const struct host_machine *machine, long processors)
   json_text(&json, "features", machine->features);
   json_integer(&json, "vector_bits", machine->vector_bits);
   json_integer(&json, "processors", processors);
+  json_close(&json, '}');
+  json_open(&json, NULL, '{');
+  json_text(&json, "name", "sm_80");
+  json_bool(&json, "available", machine->unavailable == NULL);
+  if (machine->unavailable != NULL)
+    json_text(&json, "needs", machine->unavailable);
+  json_devices(&json, devices);
   json_close(&json, '}');
   for (size_t k = 0; k < PLANNED_COUNT; k++) {
     json_open(&json, NULL, '{');
@@ -58,7 +124,8 @@ static void print_features(const char *features)
   }
 }
 
-static void print_table(const struct host_machine *machine, long processors)
+static void print_table(const struct host_machine *machine, long processors,
+                        const struct devices *devices)
 {
   if (machine->unavailable != NULL) {
     printf("host      %s\n", machine->unavailable);
@@ -69,6 +136,8 @@ static void print_table(const struct host_machine *machine, long processors)
     print_features(machine->features);
     printf("\n");
   }
+  printf("sm_80     NVIDIA GPUs of compute capability 8.0 and up\n");
+  print_devices(devices);
   for (size_t k = 0; k < PLANNED_COUNT; k++)
     printf("%-9s %s\n", planned[k].name, planned[k].needs);
 }
@@ -97,10 +166,12 @@ enum exit_status command_targets(int argc, char **argv)
   }
   struct host_machine machine = host_machine_detect(&arena);
   long processors = sysconf(_SC_NPROCESSORS_ONLN);
+  struct devices devices;
+  find_devices(&devices);
   if (json)
-    print_json(&machine, processors);
+    print_json(&machine, processors, &devices);
   else
-    print_table(&machine, processors);
+    print_table(&machine, processors, &devices);
   arena_free(&arena);
   return EXIT_FINE;
 }

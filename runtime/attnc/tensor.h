@@ -33,6 +33,7 @@ struct tensor {
   void *data;                     /* TENSOR_ALIGNMENT-aligned; not NULL even when bytes is 0 */
   size_t bytes;                   /* elements times element size */
   void *block;                    /* what data lies in; owned */
+  void *on_device;                /* a copy in a device's memory, device.h; or NULL */
 };
 
 /* The element types. DLPack 0.6 has no name for booleans; later versions give them code 6. */

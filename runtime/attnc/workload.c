@@ -337,14 +337,24 @@ static DLTensor starts_view(int64_t *starts, int64_t *shape)
                     .shape = shape};
 }
 
+static DLTensor launch_view(const struct workload *workload, struct tensor *tensor)
+{
+  DLTensor view = tensor_view(tensor);
+  if (tensor->on_device != NULL) {
+    view.data = tensor->on_device;
+    view.device = workload->device;
+  }
+  return view;
+}
+
 attn_status workload_launch(struct workload *workload, attn_program *program, char *error,
                             size_t size)
 {
   const struct spec *spec = workload->spec;
-  DLTensor q = tensor_view(&workload->q);
-  DLTensor k = tensor_view(&workload->k);
-  DLTensor v = tensor_view(&workload->v);
-  DLTensor o = tensor_view(&workload->o);
+  DLTensor q = launch_view(workload, &workload->q);
+  DLTensor k = launch_view(workload, &workload->k);
+  DLTensor v = launch_view(workload, &workload->v);
+  DLTensor o = launch_view(workload, &workload->o);
   DLTensor inputs[SPEC_MAX_INPUTS];
   DLTensor outputs[SPEC_MAX_OUTPUTS];
   attn_named_tensor named_inputs[SPEC_MAX_INPUTS];
@@ -368,12 +378,12 @@ attn_status workload_launch(struct workload *workload, attn_program *program, ch
     arguments.key_starts = &key_starts;
   }
   for (uint32_t n = 0; n < spec->input_count; n++) {
-    inputs[n] = tensor_view(&workload->inputs[n]);
+    inputs[n] = launch_view(workload, &workload->inputs[n]);
     named_inputs[arguments.input_count++] =
         (attn_named_tensor){workload->inputs[n].name, &inputs[n]};
   }
   for (uint32_t n = 0; n < spec->output_count; n++) {
-    outputs[n] = tensor_view(&workload->outputs[n]);
+    outputs[n] = launch_view(workload, &workload->outputs[n]);
     named_outputs[arguments.output_count++] =
         (attn_named_tensor){workload->outputs[n].name, &outputs[n]};
   }

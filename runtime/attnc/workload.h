@@ -24,6 +24,7 @@ struct workload {
   struct tensor q, k, v, o;    /* v is unused where the value is a slice of k */
   struct tensor inputs[SPEC_MAX_INPUTS];
   struct tensor outputs[SPEC_MAX_OUTPUTS];
+  DLDevice device; /* of the tensors' copies (on_device), which launches take where they are made */
 };
 
 /* Zeroed, with the parameters' defaults. */
@@ -71,7 +72,7 @@ enum exit_status workload_allocate(struct workload *workload);
 enum exit_status workload_allocate_one(struct workload *workload, enum workload_role role,
                                        uint32_t number);
 
-/* Launches; prints nothing. `error` receives the text. */
+/* Launches, which on a device does not wait; prints nothing. `error` receives the text. */
 attn_status workload_launch(struct workload *workload, attn_program *program, char *error,
                             size_t size);
 

@@ -20,5 +20,6 @@ int main(void)
   int failed = srunner_ntests_failed(runner);
   printf("%u equivalences skipped\n", attention_skipped());
   srunner_free(runner);
+  attention_end();
   return failed == 0 ? 0 : 1;
 }

@@ -3,6 +3,7 @@
  *
  *     RANDOM_SPECS=FIRST:COUNT   the seeds (0:2000)
  *     RANDOM_SPECS_REASONS=1     prints why specs are skipped
+ *     ATTN_TEST_DEVICE=cuda:0    where compiled code runs (cpu); specs and cases are then smaller
  *     --keep DIR                 writes what fails, made small, as DIR/seed-N.attn
  *     --show N                   prints the spec and the cases of a seed, and runs nothing
  *
@@ -32,9 +33,16 @@ struct progress {
   uint64_t seed; /* the one at hand */
 };
 
+struct setup {
+  const char *device;
+  bool few_blocks;  /* the device is one that interprets */
+  const char *keep; /* a folder for what fails, or NULL */
+};
+
 /* ---- failures ---- */
 
 struct hunt {
+  const char *device;
   const struct trial_case *c;
   struct trial_result wanted;
 };
@@ -63,7 +71,7 @@ static bool still_fails(void *user, const struct node *root)
     arena_free(&arena);
     return false;
   }
-  trial_run_apart(node_print(&arena, root), hunt->c, &result);
+  trial_run_apart(hunt->device, node_print(&arena, root), hunt->c, &result);
   arena_free(&arena);
   return is_same_failure(&result, &hunt->wanted);
 }
@@ -71,7 +79,7 @@ static bool still_fails(void *user, const struct node *root)
 static bool try_case(struct hunt *hunt, const struct node *root, struct trial_case *c,
                      const struct trial_case *smaller)
 {
-  const struct hunt with = {smaller, hunt->wanted};
+  const struct hunt with = {hunt->device, smaller, hunt->wanted};
   if (memcmp(c, smaller, sizeof(*c)) == 0 || !still_fails((void *)&with, root))
     return false;
   *c = *smaller;
@@ -114,11 +122,12 @@ static void write_regression(const char *folder, uint64_t seed, const char *desc
   fclose(file);
 }
 
-static void report(struct arena *arena, uint64_t seed, struct random_spec *spec,
-                   struct trial_case *c, const struct trial_result *result, const char *keep)
+static void report(const struct setup *setup, struct arena *arena, uint64_t seed,
+                   struct random_spec *spec, struct trial_case *c,
+                   const struct trial_result *result)
 {
   char description[256];
-  struct hunt hunt = {c, *result};
+  struct hunt hunt = {setup->device, c, *result};
   trial_describe(c, description, sizeof(description));
   printf("seed %llu %s: %s\n%s%s\n%s", (unsigned long long)seed,
          trial_outcome_name(result->outcome), result->text, case_mark, description,
@@ -130,32 +139,27 @@ static void report(struct arena *arena, uint64_t seed, struct random_spec *spec,
   trial_describe(c, description, sizeof(description));
   const char *text = node_print(arena, spec->root);
   struct trial_result small;
-  trial_run_apart(text, c, &small);
+  trial_run_apart(setup->device, text, c, &small);
   printf("smaller, after %u trials: %s\n%s%s\n%s\n", asked, small.text, case_mark, description,
          text);
   fflush(stdout);
-  if (keep != NULL)
-    write_regression(keep, seed, description, text);
+  if (setup->keep != NULL)
+    write_regression(setup->keep, seed, description, text);
 }
 
 /* ---- seeds ---- */
 
-/* The first case that fails when each has a process of its own. */
-static size_t run_apart(const char *text, const struct trial_case *cases,
-                        struct trial_result *result)
+static void count(struct progress *progress, const struct trial_result *result)
 {
-  for (size_t k = 0; k < SPEC_CASES; k++) {
-    trial_run_apart(text, &cases[k], result);
-    if (trial_is_failure(result->outcome))
-      return k;
-  }
-  *result = (struct trial_result){.outcome = TRIAL_CRASHED, .text = "only in one process"};
-  return 0;
+  progress->counts[result->outcome]++;
+  progress->empty += result->empty && result->outcome == TRIAL_AGREES;
+  const char *reason = strstr(result->text, "error[");
+  if (result->outcome == TRIAL_SKIPPED && getenv("RANDOM_SPECS_REASONS") != NULL && reason != NULL)
+    printf("skipped: %.*s\n", (int)strcspn(reason, "\n"), reason);
 }
 
-/* `crashed`: the process that tried the seed before did. False when out of memory. */
-static bool run_seed(uint64_t seed, bool crashed, const char *keep, int *reports,
-                     struct progress *progress)
+/* False after a failure, which is not counted. */
+static bool try_seed(const struct setup *setup, uint64_t seed, struct progress *progress)
 {
   struct arena arena;
   struct random_spec spec;
@@ -165,47 +169,74 @@ static bool run_seed(uint64_t seed, bool crashed, const char *keep, int *reports
     arena_free(&arena);
     return false;
   }
-  random_spec(&arena, seed, &spec);
-  const char *text = node_print(&arena, spec.root);
-  alarm(crashed ? 0 : TIME_LIMIT_S);
-  size_t last = crashed ? run_apart(text, spec.cases, &result)
-                        : trial_run(text, spec.cases, SPEC_CASES, &result);
-  alarm(0);
-  progress->counts[result.outcome]++;
-  progress->empty += result.empty && result.outcome == TRIAL_AGREES;
-  const char *reason = strstr(result.text, "error[");
-  if (result.outcome == TRIAL_SKIPPED && getenv("RANDOM_SPECS_REASONS") != NULL && reason != NULL)
-    printf("skipped: %.*s\n", (int)strcspn(reason, "\n"), reason);
-  if (trial_is_failure(result.outcome) && *reports > 0) {
-    --*reports;
-    report(&arena, seed, &spec, &spec.cases[last], &result, keep);
+  random_spec(&arena, seed, setup->few_blocks, &spec);
+  trial_limit_time(TIME_LIMIT_S);
+  trial_run(setup->device, node_print(&arena, spec.root), spec.cases, SPEC_CASES, &result);
+  trial_limit_time(0);
+  bool good = !trial_is_failure(result.outcome);
+  if (good)
+    count(progress, &result);
+  arena_free(&arena);
+  return good;
+}
+
+/* The first case that fails when each has a process of its own. */
+static size_t run_apart(const struct setup *setup, const char *text, const struct trial_case *cases,
+                        struct trial_result *result)
+{
+  for (size_t k = 0; k < SPEC_CASES; k++) {
+    trial_run_apart(setup->device, text, &cases[k], result);
+    if (trial_is_failure(result->outcome))
+      return k;
   }
+  *result = (struct trial_result){.outcome = TRIAL_CRASHED, .text = "only in one process"};
+  return 0;
+}
+
+/* Counts and shows what fails of a seed. False when out of memory. */
+static bool examine_seed(const struct setup *setup, uint64_t seed, int *reports,
+                         struct progress *progress)
+{
+  struct arena arena;
+  struct random_spec spec;
+  struct trial_result result;
+  arena_init(&arena);
+  if (arena_guard(&arena)) {
+    arena_free(&arena);
+    return false;
+  }
+  random_spec(&arena, seed, setup->few_blocks, &spec);
+  size_t k = run_apart(setup, node_print(&arena, spec.root), spec.cases, &result);
+  count(progress, &result);
+  if (--*reports >= 0)
+    report(setup, &arena, seed, &spec, &spec.cases[k], &result);
   arena_free(&arena);
   return true;
 }
 
-static _Noreturn void work(uint64_t end, const char *keep, struct progress *progress)
+/* A failure ends the process: its device may be of no use any more. */
+static _Noreturn void work(const struct setup *setup, uint64_t end, struct progress *progress)
 {
-  int reports = SHOWN_FAILURES;
   for (; progress->seed < end; progress->seed += WORKERS)
-    if (!run_seed(progress->seed, false, keep, &reports, progress))
-      progress->counts[TRIAL_BROKEN]++;
+    if (!try_seed(setup, progress->seed, progress))
+      _exit(EXIT_FAILURE);
   fflush(stdout);
-  _exit(0);
+  _exit(EXIT_SUCCESS);
 }
 
-static pid_t start(uint64_t end, const char *keep, struct progress *progress)
+static pid_t start(const struct setup *setup, uint64_t end, struct progress *progress)
 {
   fflush(NULL);
   pid_t child = fork();
   if (child == 0)
-    work(end, keep, progress);
+    work(setup, end, progress);
   return child;
 }
 
 /* A seed that ends its worker is tried again in smaller parts, and another worker goes on behind
  * it. */
-static void watch(pid_t *children, uint64_t end, const char *keep, struct progress *progress)
+static void watch(const struct setup *setup, pid_t *children, uint64_t end,
+                  struct progress *progress)
 {
   int reports = SHOWN_FAILURES;
   int running = WORKERS;
@@ -218,12 +249,12 @@ static void watch(pid_t *children, uint64_t end, const char *keep, struct progre
     if (ended < 0 || k == WORKERS)
       break;
     running--;
-    if (WIFEXITED(state) && WEXITSTATUS(state) == 0)
+    if (WIFEXITED(state) && WEXITSTATUS(state) == EXIT_SUCCESS)
       continue;
-    if (!run_seed(progress[k].seed, true, keep, &reports, &progress[k]))
+    if (!examine_seed(setup, progress[k].seed, &reports, &progress[k]))
       progress[k].counts[TRIAL_CRASHED]++;
     progress[k].seed += WORKERS;
-    children[k] = start(end, keep, &progress[k]);
+    children[k] = start(setup, end, &progress[k]);
     running++;
   }
 }
@@ -237,7 +268,7 @@ static bool is_rare(const char *what, uint64_t count, uint64_t all, unsigned mos
   return false;
 }
 
-static bool run_seeds(uint64_t first, uint64_t count, const char *keep)
+static bool run_seeds(const struct setup *setup, uint64_t first, uint64_t count)
 {
   struct progress *progress = mmap(NULL, WORKERS * sizeof(*progress), PROT_READ | PROT_WRITE,
                                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -247,9 +278,9 @@ static bool run_seeds(uint64_t first, uint64_t count, const char *keep)
     return false;
   for (unsigned k = 0; k < WORKERS; k++) {
     progress[k].seed = first + k;
-    children[k] = start(first + count, keep, &progress[k]);
+    children[k] = start(setup, first + count, &progress[k]);
   }
-  watch(children, first + count, keep, progress);
+  watch(setup, children, first + count, progress);
   uint64_t all = 0;
   uint64_t failures = 0;
   for (int outcome = 0; outcome <= TRIAL_CRASHED; outcome++) {
@@ -273,7 +304,7 @@ static bool run_seeds(uint64_t first, uint64_t count, const char *keep)
 
 /* ---- regressions ---- */
 
-static bool run_regression(const char *folder, const char *name)
+static bool run_regression(const struct setup *setup, const char *folder, const char *name)
 {
   char path[4096];
   enum exit_status status;
@@ -289,7 +320,7 @@ static bool run_regression(const char *folder, const char *name)
   if (!good)
     printf("%s: no line '%s...' that makes sense\n", path, case_mark);
   if (good) {
-    trial_run_apart(text, &c, &result);
+    trial_run_apart(setup->device, text, &c, &result);
     good = !trial_is_failure(result.outcome) && result.outcome != TRIAL_SKIPPED;
     if (!good)
       printf("%s %s: %s\n%s\n", path, trial_outcome_name(result.outcome), result.text, text);
@@ -298,7 +329,7 @@ static bool run_regression(const char *folder, const char *name)
   return good;
 }
 
-static bool run_regressions(void)
+static bool run_regressions(const struct setup *setup)
 {
   char folder[2048];
   const char *source = getenv("ATTN_SOURCE_DIR");
@@ -315,14 +346,14 @@ static bool run_regressions(void)
     if (end == NULL || strcmp(end, ".attn") != 0)
       continue;
     count++;
-    good &= run_regression(folder, entry->d_name);
+    good &= run_regression(setup, folder, entry->d_name);
   }
   closedir(directory);
   printf("%u regressions\n", count);
   return good;
 }
 
-static bool show(uint64_t seed)
+static bool show(const struct setup *setup, uint64_t seed)
 {
   struct arena arena;
   struct random_spec spec;
@@ -332,7 +363,7 @@ static bool show(uint64_t seed)
     arena_free(&arena);
     return false;
   }
-  random_spec(&arena, seed, &spec);
+  random_spec(&arena, seed, setup->few_blocks, &spec);
   for (size_t k = 0; k < SPEC_CASES; k++) {
     trial_describe(&spec.cases[k], description, sizeof(description));
     printf("%s%s\n", case_mark, description);
@@ -346,20 +377,23 @@ int main(int argc, char **argv)
 {
   unsigned long long first = 0;
   unsigned long long count = 2000;
-  const char *keep = NULL;
   const char *seeds = getenv("RANDOM_SPECS");
+  const char *device = getenv("ATTN_TEST_DEVICE");
+  struct setup setup = {.device = "cpu"};
+  if (device != NULL)
+    setup = (struct setup){.device = device, .few_blocks = strcmp(device, "cpu") != 0};
   if (argc == 3 && strcmp(argv[1], "--show") == 0)
-    return show(strtoull(argv[2], NULL, 10)) ? EXIT_SUCCESS : EXIT_FAILURE;
+    return show(&setup, strtoull(argv[2], NULL, 10)) ? EXIT_SUCCESS : EXIT_FAILURE;
   if (argc == 3 && strcmp(argv[1], "--keep") == 0)
-    keep = argv[2];
-  bool understood = argc == 1 || keep != NULL;
+    setup.keep = argv[2];
+  bool understood = argc == 1 || setup.keep != NULL;
   if (seeds != NULL && sscanf(seeds, "%llu:%llu", &first, &count) != 2)
     understood = false;
   if (!understood) {
     fprintf(stderr, "usage: %s [--keep DIR | --show SEED]; RANDOM_SPECS=FIRST:COUNT\n", argv[0]);
     return 2;
   }
-  bool good = run_regressions();
-  good &= run_seeds(first, count, keep);
+  bool good = run_regressions(&setup);
+  good &= run_seeds(&setup, first, count);
   return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -1,11 +1,12 @@
 /* One program for every size: 200 different (B, NQ, NK) on one compilation, each compared with the
- * reference. */
+ * reference; on the CPU, or where ATTN_TEST_DEVICE says ("cuda:0"). */
 #include "runtime/attnc/battery.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/random.h"
 
 #include <check.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char text[] = "attention sizes(width: int = 70) {\n"
@@ -37,6 +38,7 @@ START_TEST(one_compilation)
 
   attn_context_options options = ATTN_CONTEXT_OPTIONS_INIT;
   attn_context *context = NULL;
+  options.device = getenv("ATTN_TEST_DEVICE");
   ck_assert_int_eq(attn_context_create(&options, &context), ATTN_OK);
   attn_program *program = NULL;
   ck_assert_int_eq(attn_compile(context, text, sizeof(text) - 1, "sizes.attn", NULL, &program),
@@ -51,7 +53,7 @@ START_TEST(one_compilation)
      * next to nothing; the same luck does not come three times. */
     struct battery_result result;
     for (uint64_t seed = 0; seed < 3; seed++) {
-      battery_run(spec, DTYPE_F32, program, &c, k + 1000 * seed, &result);
+      battery_run(spec, DTYPE_F32, program, context, NULL, &c, k + 1000 * seed, &result);
       if (result.outcome != BATTERY_DIFFERS)
         break;
     }

@@ -1,4 +1,5 @@
-/* Runs tile programs on this machine: from text to loaded code, tensors bound by name.
+/* Runs tile programs on this machine, or with TILE_ON_DEVICE on the stand-in for a GPU: from text
+ * to loaded code, tensors bound by name.
  *
  * Tensors lie against a page that cannot be touched, with NaN (or a pattern, where a kernel writes)
  * in every gap between their elements, so that what a kernel reads or writes beyond them shows. The
@@ -11,7 +12,12 @@
 
 #include "compiler/pipeline.h"
 #include "compiler/reference/reference.h"
+#ifdef TILE_ON_DEVICE
+#include "compiler/tile/tasks.h"
+#include "tests/device/device.h"
+#else
 #include "runtime/host_loader.h"
+#endif
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,8 +32,45 @@ struct tile_code {
   struct diagnostics diagnostics;
   struct tile_program *program;
   struct compiled *compiled;
+#ifdef TILE_ON_DEVICE
+  struct ptx_module *code;
+  uint64_t fault; /* on the device, while kernels run */
+#else
   struct host_code *code;
+#endif
 };
+
+#ifdef TILE_ON_DEVICE
+static const enum target tile_target = TARGET_SM_80;
+
+static inline const char *tile_code_load(struct tile_code *c)
+{
+  char log[1000] = "";
+  c->code = ptx_module_load((const char *)c->compiled->code, log, sizeof(log));
+  return c->code == NULL ? arena_format(&c->arena, "cannot load: %s", log) : NULL;
+}
+
+static inline void tile_code_unload(struct tile_code *c)
+{
+  if (c->code != NULL)
+    ptx_module_free(c->code);
+}
+#else
+static const enum target tile_target = TARGET_HOST;
+
+static inline const char *tile_code_load(struct tile_code *c)
+{
+  char reason[HOST_LOAD_ERROR_SIZE] = "out of memory";
+  if (host_code_load(c->compiled->code, c->compiled->code_size, &c->code, reason) != HOST_LOAD_OK)
+    return arena_format(&c->arena, "cannot load: %s", reason);
+  return NULL;
+}
+
+static inline void tile_code_unload(struct tile_code *c)
+{
+  host_code_free(c->code);
+}
+#endif
 
 /* Parses, verifies, compiles and loads. Close it also after an error. */
 static inline const char *tile_code_open(struct tile_code *c, const char *text,
@@ -45,7 +88,7 @@ static inline const char *tile_code_open(struct tile_code *c, const char *text,
   const char *error = tile_verify(&c->arena, c->program);
   if (error != NULL)
     return error;
-  struct compile_options options = {.target = TARGET_HOST, .type = DTYPE_F32};
+  struct compile_options options = {.target = tile_target, .type = DTYPE_F32};
   if (schedule != NULL)
     options.schedule = *schedule;
   c->compiled = compile_wrap(&c->arena, c->program, &options);
@@ -56,15 +99,12 @@ static inline const char *tile_code_open(struct tile_code *c, const char *text,
   case COMPILE_UNAVAILABLE:
   case COMPILE_FAILED: return error;
   }
-  char reason[HOST_LOAD_ERROR_SIZE] = "out of memory";
-  if (host_code_load(c->compiled->code, c->compiled->code_size, &c->code, reason) != HOST_LOAD_OK)
-    return arena_format(&c->arena, "cannot load: %s", reason);
-  return NULL;
+  return tile_code_load(c);
 }
 
 static inline void tile_code_close(struct tile_code *c)
 {
-  host_code_free(c->code);
+  tile_code_unload(c);
   if (c->compiled != NULL)
     mem_free(c->compiled->code);
   arena_free(&c->arena);
@@ -101,6 +141,7 @@ struct tile_array {
   unsigned char *data;
   unsigned char *before; /* the memory as a run found it */
   unsigned char *inside; /* a byte for each: whether it belongs to an element */
+  uint64_t device;       /* TILE_ON_DEVICE, while kernels run: `map` on the device */
 };
 
 /* Where element number `k`, counted in row-major order, lies: in elements from `data`. */
@@ -244,6 +285,18 @@ static inline int64_t tile_param_bits(const struct tile_param *param, double val
   return bits;
 }
 
+/* Where kernels record faults. */
+static inline int64_t tile_fault_address(struct tile_code *c, struct tile_launch *launch)
+{
+#ifdef TILE_ON_DEVICE
+  (void)launch;
+  return (int64_t)c->fault;
+#else
+  (void)c;
+  return (int64_t)(intptr_t)&launch->fault;
+#endif
+}
+
 /* NULL, or which name is not bound or bound to something else. */
 static inline const char *tile_bind(struct tile_code *c, const struct tile_kernel *kernel,
                                     struct tile_launch *launch, int64_t *slots)
@@ -254,7 +307,7 @@ static inline const char *tile_bind(struct tile_code *c, const struct tile_kerne
     if (a == NULL || a->type != tensor->element || a->rank != tensor->rank)
       return arena_format(&c->arena, "tensor %s is not bound as declared", tensor->name);
     int64_t *slot = &slots[tile_tensor_slot(kernel, t)];
-    *slot++ = (int64_t)(intptr_t)a->data;
+    *slot++ = a->device != 0 ? (int64_t)a->device + (a->data - a->map) : (int64_t)(intptr_t)a->data;
     memcpy(slot, a->strides, a->rank * sizeof(*slot));
     memcpy(slot + a->rank, a->sizes, a->rank * sizeof(*slot));
   }
@@ -265,8 +318,77 @@ static inline const char *tile_bind(struct tile_code *c, const struct tile_kerne
       return arena_format(&c->arena, "parameter %s is not bound", param->name);
     slots[tile_param_slot(kernel, p)] = tile_param_bits(param, argument->value);
   }
-  slots[tile_fault_slot(kernel)] = (int64_t)(intptr_t)&launch->fault;
+  slots[tile_fault_slot(kernel)] = tile_fault_address(c, launch);
   return NULL;
+}
+
+#ifdef TILE_ON_DEVICE
+static inline const char *tile_run_tasks(struct tile_code *c, size_t k, const int64_t *slots)
+{
+  const struct compiled_kernel *kernel = &c->compiled->kernels.items[k];
+  int64_t tasks = tile_task_count(kernel->tile, slots);
+  const struct ptx_entry *entry = ptx_module_entry(c->code, kernel->tile->name);
+  if (entry == NULL || tasks < 0)
+    return arena_format(&c->arena, "kernel %s has no entry, or no number of tasks",
+                        kernel->tile->name);
+  struct ptx_launch launch = {
+      .entry = entry,
+      .grid = {(uint32_t)tasks, 1, 1},
+      .block = {kernel->threads, 1, 1},
+      .dynamic_shared = kernel->shared_bytes,
+      .params = (const unsigned char *)slots,
+      .seed = 1,
+  };
+  struct device_fault fault = {0};
+  struct device_counts counts;
+  if (tasks == 0 || ptx_run(&launch, &fault, &counts))
+    return NULL;
+  return arena_format(&c->arena, "kernel %s, block %u, thread %u, line %u: %s", kernel->tile->name,
+                      fault.block[0], fault.thread, fault.line, fault.text);
+}
+
+static inline const char *tile_upload(struct tile_code *c, struct tile_launch *launch)
+{
+  for (size_t k = 0; k < launch->array_count; k++) {
+    struct tile_array *a = &launch->arrays[k];
+    a->device = device_allocate(a->bytes);
+    if (a->device == 0)
+      return "no memory on the device";
+    memcpy(device_translate(a->device, a->bytes), a->map, a->bytes);
+  }
+  c->fault = device_allocate(sizeof(launch->fault));
+  if (c->fault == 0)
+    return "no memory on the device";
+  memset(device_translate(c->fault, sizeof(launch->fault)), 0, sizeof(launch->fault));
+  return NULL;
+}
+
+static inline void tile_download(struct tile_code *c, struct tile_launch *launch)
+{
+  for (size_t k = 0; k < launch->array_count; k++) {
+    struct tile_array *a = &launch->arrays[k];
+    if (a->device == 0)
+      continue;
+    memcpy(a->map, device_translate(a->device, a->bytes), a->bytes);
+    device_free(a->device);
+    a->device = 0;
+  }
+  if (c->fault == 0)
+    return;
+  memcpy(&launch->fault, device_translate(c->fault, sizeof(launch->fault)), sizeof(launch->fault));
+  device_free(c->fault);
+  c->fault = 0;
+}
+#else
+static inline const char *tile_upload(struct tile_code *c, struct tile_launch *launch)
+{
+  (void)c, (void)launch;
+  return NULL;
+}
+
+static inline void tile_download(struct tile_code *c, struct tile_launch *launch)
+{
+  (void)c, (void)launch;
 }
 
 static inline const char *tile_run_tasks(struct tile_code *c, size_t k, const int64_t *slots)
@@ -299,6 +421,7 @@ static inline const char *tile_run_tasks(struct tile_code *c, size_t k, const in
   free(memory);
   return error;
 }
+#endif
 
 static inline bool tile_is_written(const struct tile_program *program, const char *name)
 {
@@ -322,15 +445,17 @@ static inline const char *tile_run(struct tile_code *c, struct tile_launch *laun
         a->map[n] = 0xa5;
     memcpy(a->before, a->map, a->bytes);
   }
-  for (size_t k = 0; k < c->program->kernels.count; k++) {
+  const char *failed = tile_upload(c, launch);
+  for (size_t k = 0; failed == NULL && k < c->program->kernels.count; k++) {
     const struct tile_kernel *kernel = c->program->kernels.items[k];
     int64_t *slots = ARENA_ARRAY(&c->arena, int64_t, tile_slot_count(kernel));
-    const char *error = tile_bind(c, kernel, launch, slots);
-    if (error == NULL)
-      error = tile_run_tasks(c, k, slots);
-    if (error != NULL)
-      return error;
+    failed = tile_bind(c, kernel, launch, slots);
+    if (failed == NULL)
+      failed = tile_run_tasks(c, k, slots);
   }
+  tile_download(c, launch);
+  if (failed != NULL)
+    return failed;
   for (size_t k = 0; k < launch->array_count; k++) {
     const struct tile_array *a = &launch->arrays[k];
     bool written = tile_is_written(c->program, a->name);

@@ -534,7 +534,7 @@ START_TEST(rotary_tables_rotate)
   int32_t turns[16];
   float rest[16], cosine[16], sine[16];
   struct rotary_tables tables = {turns, rest, cosine, sine};
-  ck_assert(unit_rotary_tables(unit, evaluator->evaluator, &tables));
+  ck_assert(unit_rotary_tables(unit->spec, evaluator->evaluator, &tables));
   for (int c = 0; c < 16; c++) {
     if (c < 4 || c >= 12) {
       ck_assert(turns[c] == 0 && rest[c] == 0.0f && cosine[c] == 1.0f && sine[c] == 0.0f);

@@ -11,7 +11,7 @@
  *
  * A context stands for a device and its threads, a program for one compiled spec. A program is
  * compiled once and launched with tensors of any size: only heads, channels and constants of the
- * spec are compiled in.
+ * spec are compiled in. On the CPU a launch computes; on a GPU it enqueues work on a stream.
  *
  * Errors. Functions that can fail return an attn_status and leave their out-parameters NULL or zero
  * when it is not ATTN_OK. The text of the error is kept on the context (attn_context_error) until
@@ -71,7 +71,7 @@ typedef struct attn_context attn_context;
 
 typedef struct attn_context_options {
   size_t size;
-  const char *device; /* "cpu", the default where NULL */
+  const char *device; /* "cpu", the default where NULL; or "cuda:N", where "cuda" is "cuda:0" */
   /* Threads that compute at once, the calling one included. 0: the environment's ATTN_NUM_THREADS,
    * or where that is not set the processors in the calling thread's affinity mask. Results do not
    * depend on it, bit for bit. */
@@ -92,9 +92,17 @@ typedef struct attn_context_options {
     sizeof(attn_context_options), NULL, 0, 64, NULL, 0, NULL                                       \
   }
 
-/* `options` may be NULL for the defaults. ERROR_ARGUMENT: a thread count out of 1 .. 1024, an
- * unknown device. ERROR_UNSUPPORTED: "cuda:N". The context must be freed; a process that forks must
- * not use it in the child. */
+/* `options` may be NULL for the defaults. The context must be freed; a process that forks must not
+ * use it in the child.
+ *
+ * ERROR_ARGUMENT: a thread count out of 1 .. 1024, an unknown device, more than there are.
+ * ERROR_UNSUPPORTED: "cuda:N" without a driver, with one older than CUDA 11.4, or on a GPU of a
+ * compute capability below 8.0. The driver is libcuda.so.1, or the file that the environment's
+ * ATTN_CUDA_LIBRARY names; it is loaded when the first such context is made.
+ *
+ * A context on cuda:N uses the device's primary context, as the CUDA runtime API and PyTorch do, so
+ * that their memory and streams can be used. Every function leaves the calling thread's current
+ * CUDA context as it was. `threads` means nothing there. */
 ATTN_API attn_status attn_context_create(const attn_context_options *options,
                                          attn_context **context);
 
@@ -113,11 +121,45 @@ typedef struct attn_statistics {
 } attn_statistics;
 ATTN_API attn_statistics attn_context_statistics(attn_context *context);
 
+/* Where the context's tensors are: kDLCPU, or kDLCUDA with the device's number. */
+ATTN_API DLDevice attn_context_device(const attn_context *context);
+
 /* Threads that a launch uses at most. */
 ATTN_API unsigned attn_context_threads(const attn_context *context);
 
-/* Gives back the working memory that the context keeps for the next launch. */
+/* Gives back the working memory that the context keeps for the next launch. On a GPU it waits for
+ * launches that use it. */
 ATTN_API void attn_context_trim(attn_context *context);
+
+/* ---- devices ---- */
+
+typedef struct attn_device_info {
+  char name[128];   /* "NVIDIA H100 PCIe" */
+  int number;       /* N of "cuda:N" */
+  int major, minor; /* compute capability */
+  int multiprocessors;
+  uint64_t memory; /* bytes of it */
+  int supported;   /* whether a context can be made on it */
+} attn_device_info;
+
+/* The GPUs of this machine: *count of them, the first `capacity` of which are described in
+ * `devices`. ERROR_UNSUPPORTED: there is no driver, with the reason in `error`, which may be NULL.
+ */
+ATTN_API attn_status attn_device_list(attn_device_info *devices, size_t capacity, size_t *count,
+                                      char *error, size_t error_size);
+
+/* Memory on the context's device, for programs that have no other use for CUDA's own functions.
+ * Aligned to 256 bytes, its contents undefined; ERROR_OUT_OF_MEMORY says how much there is. `free`
+ * waits for launches that use it; NULL is fine. On the CPU it is ordinary memory. */
+ATTN_API attn_status attn_memory_allocate(attn_context *context, size_t bytes, void **memory);
+ATTN_API void attn_memory_free(attn_context *context, void *memory);
+
+/* Copies from and to host memory, after all work on `stream`, which is NULL on the CPU; return when
+ * the copy is made. */
+ATTN_API attn_status attn_memory_upload(attn_context *context, void *to, const void *from,
+                                        size_t bytes, void *stream);
+ATTN_API attn_status attn_memory_download(attn_context *context, void *to, const void *from,
+                                          size_t bytes, void *stream);
 
 /* ---- compiling ---- */
 
@@ -152,6 +194,9 @@ typedef struct attn_schedule {
   uint32_t lanes;            /* f32 lanes of a vector */
   uint32_t row_vectors;      /* vectors of rows in a panel */
   uint32_t column_registers; /* columns of a register tile */
+  uint32_t warps;            /* GPU: warps of a block */
+  uint32_t column_warps;     /* GPU: of these, how many divide the columns of a tile */
+  uint32_t stages;           /* GPU: 1, or 2 to have the next tile of keys under way earlier */
 } attn_schedule;
 
 /* Finds the text of `import "path"` in the file called `from`. Returns a malloc'd text of *length
@@ -189,7 +234,7 @@ typedef struct attn_compile_options {
 #define ATTN_COMPILE_OPTIONS_INIT                                                                  \
   {                                                                                                \
     sizeof(attn_compile_options), NULL, ATTN_TYPE_ANY, ATTN_KERNEL_FORWARD, NULL, 0,               \
-        {0, 0, 0, 0, 0}, NULL, NULL, NULL, ATTN_DIAGNOSTICS_TEXT, NULL, 0                          \
+        {0, 0, 0, 0, 0, 0, 0, 0}, NULL, NULL, NULL, ATTN_DIAGNOSTICS_TEXT, NULL, 0                 \
   }
 
 /* Compiles `length` bytes of source text. `name` stands for the file in diagnostics; NULL is
@@ -207,7 +252,8 @@ ATTN_API attn_status attn_compile(attn_context *context, const char *text, size_
 ATTN_API attn_status attn_compile_file(attn_context *context, const char *path,
                                        const attn_compile_options *options, attn_program **program);
 
-/* No launch may be running. NULL is fine. */
+/* No call may be running on it. NULL is fine. On a GPU it waits for the device, so that launches
+ * end before their code goes. */
 ATTN_API void attn_program_free(attn_program *program);
 
 /* Compiles now what the first launch with q, k and v of this type would compile. ANY: the program's
@@ -300,7 +346,8 @@ static inline attn_param attn_param_float(const char *name, double value)
   return param;
 }
 
-/* What a launch reads and writes. Everything is borrowed until attn_launch returns.
+/* What a launch reads and writes. Everything is borrowed until attn_launch returns; on a GPU,
+ * tensors and workspace until the work on the stream is done.
  *
  * Shapes. q [B, H, NQ, D], k [B, G, NK, D], v [B, G, NK, DV], o [B, H, NQ, DV]; the outputs lse,
  * max and entropy [B, H, NQ], mass [B, H, NK], weights [B, H, NQ, NK], all f32. B and NQ are taken
@@ -322,8 +369,10 @@ static inline attn_param attn_param_float(const char *name, double value)
  * range overlap that of another tensor. A tensor whose last stride is not 1 is copied for the time
  * of the launch.
  *
- * Memory is the CPU's, aligned to the element's size; `data` may be NULL only where a dimension is
- * 0.
+ * Memory is the context's device's, aligned to the element's size: kDLCPU, or kDLCUDA with the
+ * number of the device. `data` may be NULL only where a dimension is 0. query_starts and key_starts
+ * of a context on a GPU may be in either memory; in the CPU's the launch does not have to wait for
+ * them. Alignment to 16 bytes makes launches on a GPU faster.
  *
  * Parameters that have a default may be left out. An int is also accepted for a float, and an int
  * of 0 or 1 for a bool. */
@@ -338,15 +387,20 @@ typedef struct attn_arguments {
   const attn_param *params;
   size_t param_count;
   const DLTensor *query_starts, *key_starts; /* ragged programs only */
-  void *stream;                              /* NULL on the CPU */
-  char *error;                               /* or NULL: receives the text when the launch fails */
+  void *stream; /* a CUstream or cudaStream_t of the device; NULL is its legacy default stream.
+                   NULL on the CPU */
+  char *error;  /* or NULL: receives the text when the launch fails */
   size_t error_size;
+  /* Device memory for the launch, of at least attn_workspace_size bytes, aligned to 256, in use
+   * until the work on the stream is done. NULL: the context keeps some for each stream. */
+  void *workspace;
+  size_t workspace_size;
 } attn_arguments;
 
 #define ATTN_ARGUMENTS_INIT                                                                        \
   {                                                                                                \
     sizeof(attn_arguments), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
-        NULL, 0                                                                                    \
+        NULL, 0, NULL, 0                                                                           \
   }
 
 /* Checks everything, then computes; returns when the results are written. Bits of the results
@@ -355,8 +409,28 @@ typedef struct attn_arguments {
  *
  * ERROR_ARGUMENT: something does not fit; the text names it, and nothing was written. ERROR_FAULT:
  * an index that the spec computes left its input; the text names input, index and place.
- * ERROR_SPEC, of the first launch of a type: it cannot be compiled. */
+ * ERROR_SPEC, of the first launch of a type: it cannot be compiled.
+ *
+ * On a GPU it returns when the work is enqueued on the stream. A fault is reported by attn_sync, or
+ * by the program's next launch, which then does nothing else. Launches wait for nothing, but: for
+ * memory, where the context's own workspace has to grow; for the stream, where query_starts or
+ * key_starts are in device memory or a rotary angle reads an input.
+ *
+ * A launch can be captured into a CUDA graph. The program must outlive the graph. Where
+ * attn_workspace_size is not 0 it needs a workspace of the caller, and it must not be one of those
+ * that wait for the stream. Launch once before, so that nothing is compiled while capturing.
+ * attn_sync reports faults of graphs, too. */
 ATTN_API attn_status attn_launch(attn_program *program, const attn_arguments *arguments);
+
+/* The bytes of workspace that attn_launch takes with these arguments, whose workspace is not looked
+ * at; 0 on the CPU. Makes the checks of a launch, with their errors. */
+ATTN_API attn_status attn_workspace_size(attn_program *program, const attn_arguments *arguments,
+                                         size_t *bytes);
+
+/* Waits until all work on the stream is done, and reports the first fault of the launches of this
+ * context that have ended: ERROR_FAULT, as attn_launch on the CPU gives it. With that all faults so
+ * far are forgotten. ERROR_DEVICE: the device failed. On the CPU there is nothing to wait for. */
+ATTN_API attn_status attn_sync(attn_context *context, void *stream);
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,11 @@
 #include "tests/numeric/equivalences/attention.h"
 
+#include "runtime/attnc/device.h"
 #include "runtime/attnc/random.h"
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static unsigned skipped;
@@ -19,13 +21,31 @@ void attention_skip(const char *name, const char *reason)
   fprintf(stderr, "skipped: %s: %.*s\n", name, (int)strcspn(reason, "\n"), reason);
 }
 
+/* NULL: the CPU. */
+static const char *device(void)
+{
+  return getenv("ATTN_TEST_DEVICE");
+}
+
 /* One for all tests, so that a spec that several of them use is compiled once. */
+static attn_context *context;
+
 static attn_context *shared_context(void)
 {
-  static attn_context *context;
+  char error[512] = "";
+  attn_context_options options = ATTN_CONTEXT_OPTIONS_INIT;
+  options.device = device();
+  options.error = error;
+  options.error_size = sizeof(error);
   if (context == NULL)
-    ck_assert_int_eq(attn_context_create(NULL, &context), ATTN_OK);
+    ck_assert_msg(attn_context_create(&options, &context) == ATTN_OK, "%s", error);
   return context;
+}
+
+void attention_end(void)
+{
+  attn_context_free(context);
+  context = NULL;
 }
 
 bool attention_open(struct attention *a, const char *name, const char *params,
@@ -79,8 +99,17 @@ void attention_close(struct attention *a)
   memset(a, 0, sizeof(*a));
 }
 
+static const struct sizes device_sizes[] = {{1, 33, 97}, {1, 1, 150}, {2, 5, 21}};
+
+uint64_t draws(void)
+{
+  return device() == NULL ? 5 : sizeof(device_sizes) / sizeof(*device_sizes);
+}
+
 struct sizes sizes_draw(uint64_t number)
 {
+  if (device() != NULL)
+    return device_sizes[number];
   if (number == 0)
     return (struct sizes){2, 33, 97};
   if (number == 1)
@@ -117,7 +146,7 @@ void attention_prepare_packed(struct attention *a, int64_t batch, const int64_t 
 void attention_launch(struct attention *a, const char *name)
 {
   char error[512];
-  attn_status status = workload_launch(&a->work, a->program, error, sizeof(error));
+  attn_status status = device_run(&a->work, a->program, shared_context(), error, sizeof(error));
   ck_assert_msg(status == ATTN_OK, "%s: %s", name, error);
 }
 
@@ -168,9 +197,14 @@ double tensor_distance(const struct tensor *x, const struct tensor *y)
   return furthest == 0 ? 0 : furthest / largest;
 }
 
+double tolerance(void)
+{
+  return device() == NULL ? 4e-6 : 2e-5; /* products of tf32 in parts */
+}
+
 void expect_same(const char *name, const struct tensor *x, const struct tensor *y)
 {
   double distance = tensor_distance(x, y);
-  ck_assert_msg(distance <= TOLERANCE, "%s: %s %.3g apart, relative to the largest", name, y->name,
-                distance);
+  ck_assert_msg(distance <= tolerance(), "%s: %s %.3g apart, relative to the largest", name,
+                y->name, distance);
 }

@@ -1,4 +1,5 @@
-/* One attention of an equivalence: a spec, compiled, and the tensors of its next launch.
+/* One attention of an equivalence: a spec, compiled, and the tensors of its next launch. With
+ * ATTN_TEST_DEVICE=cuda:0 in the environment it runs there, in fewer and smaller sizes.
  *
  * Everything runs through libattn; what goes wrong fails the test at hand. Tensors of one name,
  * shape and seed hold the same numbers in every attention, so that two specs of one shape are
@@ -33,6 +34,9 @@ void attention_close(struct attention *a); /* harmless on an empty or zeroed one
 bool attention_open_two(struct attention *a, const char *a_statements, struct attention *b,
                         const char *b_statements, const char *name);
 
+/* After the last test. */
+void attention_end(void);
+
 unsigned attention_skipped(void);
 /* Counts a case that cannot be written yet. */
 void attention_skip(const char *name, const char *reason);
@@ -41,9 +45,10 @@ void attention_skip(const char *name, const char *reason);
 struct sizes {
   int64_t batch, queries, keys;
 };
-enum { DRAWS = 5, MOST_KEYS = 400 };
-/* Draw 0 has several tiles, a batch of 2 and fewer queries than keys, draw 1 a single query and
- * MOST_KEYS keys; in all of them NQ <= NK. */
+enum { MOST_KEYS = 400 };
+/* Draw 0 has several tiles and fewer queries than keys, draw 1 a single query and many keys, at
+ * most MOST_KEYS; in all of them NQ <= NK. */
+uint64_t draws(void);
 struct sizes sizes_draw(uint64_t number);
 
 /* Makes the tensors of a launch, filled from the seed. `setting` is "NAME=VALUE" of a parameter or
@@ -64,8 +69,8 @@ float *tensor_row(const struct tensor *tensor, int64_t x, int64_t y, int64_t z);
 
 /* max |x - y| / max |y| over all elements; infinite where one is NaN, or infinite on one side. */
 double tensor_distance(const struct tensor *x, const struct tensor *y);
-/* At most TOLERANCE apart. Shapes are compared by their number of elements. */
-#define TOLERANCE 4e-6
+/* At most so far apart. Shapes are compared by their number of elements. */
+double tolerance(void);
 void expect_same(const char *name, const struct tensor *x, const struct tensor *y);
 
 #endif

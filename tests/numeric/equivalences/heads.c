@@ -23,7 +23,7 @@ static void check_repeated(const char *name, const char *shared_heads)
   if (!attention_open_two(&shared, shared_heads, &each, "heads 6\ndim qk = 16, v = 12\nmask causal",
                           name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&shared, sizes_draw(draw), draw, NULL);
     attention_prepare(&each, sizes_draw(draw), draw, NULL);
     repeat_heads(&shared.work.k, &each.work.k);
@@ -67,7 +67,7 @@ START_TEST(pairings)
   if (!attention_open_two(&half, USUAL "mask causal\nposition rope", &interleaved,
                           USUAL "mask causal\nposition rope(pairing = interleaved)", name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&half, sizes_draw(draw), draw, NULL);
     attention_prepare(&interleaved, sizes_draw(draw), draw, NULL);
     attention_launch(&half, name);
@@ -176,7 +176,7 @@ START_TEST(separate_rotary_parts)
                           "similarity dot(q, k) + dot(qr[b, h, r], kr[b, j])",
                           name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&naive, sizes_draw(draw), draw, NULL);
     attention_prepare(&apart, sizes_draw(draw), draw, NULL);
     const struct workload *work = &apart.work;
@@ -216,7 +216,7 @@ START_TEST(packed_latents)
     return;
   enum { DIM = 8, VALUES = HEADS * DIM };
   const size_t bytes = DIM * sizeof(float);
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&plain, sizes_draw(draw), draw, NULL);
     attention_prepare(&latent, sizes_draw(draw), draw, NULL);
     const struct workload *work = &plain.work;

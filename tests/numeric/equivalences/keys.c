@@ -26,7 +26,7 @@ START_TEST(last_row)
   struct attention causal, full;
   if (!attention_open_two(&causal, USUAL "mask causal", &full, USUAL, name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&causal, sizes_draw(draw), draw, NULL);
     attention_prepare(&full, sizes_draw(draw), draw, NULL);
     attention_launch(&causal, name);
@@ -42,7 +42,7 @@ START_TEST(last_row)
         for (int64_t c = 0; c < VALUE; c++)
           largest = fmax(largest, fabs((double)y[c]));
         for (int64_t c = 0; c < VALUE; c++)
-          ck_assert_double_le(fabs((double)x[c] - (double)y[c]), TOLERANCE * largest);
+          ck_assert_double_le(fabs((double)x[c] - (double)y[c]), tolerance() * largest);
       }
   }
   attention_close(&causal);
@@ -62,7 +62,7 @@ START_TEST(bigbird)
       &drawn, name, "picks: int = 1",
       USUAL "align start\ninput drawn : i32[H, (NK + 15) // 16, picks]\n"
             "mask block_near(16, 1) or block_ends(16) or block_picked(drawn, 16, picks)");
-  for (uint64_t draw = 0; draw < DRAWS && lowered; draw++) {
+  for (uint64_t draw = 0; draw < draws() && lowered; draw++) {
     struct sizes sizes = sizes_draw(draw);
     int64_t blocks = (sizes.keys + 15) / 16;
     char setting[32];
@@ -103,7 +103,7 @@ START_TEST(nsa_gates)
                                 "heads q = 4, kv = 1\ndim 16\nmask 0 <= i - j and i - j < 20");
   for (int n = 0; n < 3 && lowered; n++)
     lowered = attention_open(&branch[n], name, n == 0 ? "first: int = 0" : NULL, branches[n]);
-  for (uint64_t draw = 0; draw < DRAWS && lowered; draw++) {
+  for (uint64_t draw = 0; draw < draws() && lowered; draw++) {
     struct sizes sizes = sizes_draw(draw), compressed = sizes;
     compressed.keys = sizes.keys < 32 ? 0 : (sizes.keys - 32) / 16 + 1;
     char setting[32];
@@ -206,7 +206,7 @@ START_TEST(moved_keys)
   struct attention whole, moved;
   if (!attention_open_two(&whole, PLACED, &moved, PLACED, name))
     return;
-  for (uint64_t draw = 0; draw < 3 * DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < 3 * draws(); draw++) {
     struct sizes sizes = sizes_draw(draw / 3);
     attention_prepare(&whole, sizes, draw, NULL);
     place_in_order(&whole, draw);
@@ -238,7 +238,7 @@ START_TEST(padded_keys)
                                 "mask j < length[b]",
                           name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     struct sizes sizes = sizes_draw(draw), longer = sizes;
     longer.keys += 1 + (int64_t)(29 * draw);
     attention_prepare(&whole, sizes, draw, NULL);
@@ -281,7 +281,7 @@ START_TEST(split_keys)
   if (!attention_open_two(&whole, PLACED, &first, PLACED, name))
     return;
   ck_assert(attention_open(&second, name, NULL, PLACED));
-  for (uint64_t draw = 0; draw < 2 * DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < 2 * draws(); draw++) {
     struct sizes sizes = sizes_draw(draw / 2), part = sizes;
     attention_prepare(&whole, sizes, draw, NULL);
     place_in_order(&whole, draw);

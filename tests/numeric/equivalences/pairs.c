@@ -163,7 +163,7 @@ START_TEST(pair)
     attention_close(&left);
     return;
   }
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     struct sizes sizes = sizes_draw(draw);
     run(&left, p->name, sizes, draw, p->inputs, NULL);
     run(&right, p->name, sizes, draw, NULL, NULL);

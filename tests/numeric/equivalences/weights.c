@@ -20,7 +20,7 @@ START_TEST(sink_after_the_fact)
                                 "output lse",
                           name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&plain, sizes_draw(draw), draw, NULL);
     attention_prepare(&sink, sizes_draw(draw), draw, NULL);
     attention_launch(&plain, name);
@@ -57,7 +57,7 @@ START_TEST(equal_maps)
                       "map n = softmax(dot(q[16:32], k[16:32]) / 4.0)\n"
                       "weight a - lambda[h] * n"))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&a, sizes_draw(draw), draw, NULL);
     struct tensor *both[] = {&a.work.q, &a.work.k};
     for (int n = 0; n < 2; n++) {
@@ -68,7 +68,7 @@ START_TEST(equal_maps)
     tensor_fill(attention_input(&a, "lambda"), 1);
     attention_launch(&a, name);
     for (int64_t n = 0; n < tensor_count(&a.work.o); n++)
-      ck_assert_double_le(fabs(tensor_get(&a.work.o, n)), TOLERANCE);
+      ck_assert_double_le(fabs(tensor_get(&a.work.o, n)), tolerance());
   }
   attention_close(&a);
 }
@@ -102,7 +102,7 @@ START_TEST(identity)
   struct attention a;
   if (!attention_open(&a, name, NULL, identities[_i].statements))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     /* The same keys for rows that see all of them or some. */
     attention_prepare(&a, (struct sizes){2, 1 + (int64_t)(7 * draw % KEYS), KEYS}, draw, NULL);
     for (int64_t b = 0; b < 2; b++)
@@ -122,7 +122,7 @@ START_TEST(identity)
         ck_assert_double_ge((double)o[row * KEYS + j], 0);
         sum += (double)o[row * KEYS + j];
       }
-      ck_assert_double_eq_tol(sum, 1, TOLERANCE);
+      ck_assert_double_eq_tol(sum, 1, tolerance());
     }
   }
   attention_close(&a);
@@ -165,7 +165,7 @@ START_TEST(row_sums)
   struct attention a, plain;
   if (!attention_open_two(&a, ones[_i].statements, &plain, USUAL "mask causal\noutput lse", name))
     return;
-  for (uint64_t draw = 0; draw < DRAWS; draw++) {
+  for (uint64_t draw = 0; draw < draws(); draw++) {
     attention_prepare(&a, sizes_draw(draw), draw, NULL);
     attention_prepare(&plain, sizes_draw(draw), draw, NULL);
     tensor_fill(&a.work.v, 1);
@@ -178,7 +178,7 @@ START_TEST(row_sums)
           double sum = ones[_i].sum(lse, a.work.inputs[0].data, h);
           const float *o = tensor_row(&a.work.o, b, h, r);
           for (int64_t c = 0; c < 12; c++)
-            ck_assert_msg(fabs((double)o[c] - sum) <= TOLERANCE * fmax(1, fabs(sum)),
+            ck_assert_msg(fabs((double)o[c] - sum) <= tolerance() * fmax(1, fabs(sum)),
                           "%s: %.9g is %.9g", name, sum, (double)o[c]);
         }
   }

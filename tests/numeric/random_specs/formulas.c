@@ -55,7 +55,7 @@ static bool is_readable(const struct generator *g, const struct place *place, en
   case DIM_NK: return place->key;
   case DIM_D: return place->channels == 0 || place->channels <= g->dim_qk;
   case DIM_DV: return place->channels == 0 || place->channels <= g->dim_v;
-  case DIM_EXPR: return size > 0 || (place->key && !g->ragged);
+  case DIM_EXPR: return size > 0 || place->key;
   }
   return false;
 }
@@ -140,7 +140,7 @@ static struct node *index_below(struct generator *g, const struct place *place, 
 
 static struct node *key_index(struct generator *g, const struct place *place, int depth)
 {
-  if (place->one_token || g->ragged)
+  if (place->one_token)
     return leaf(g, NODE_INT, "j");
   switch (pick(g, 8)) {
   case 0: return leaf(g, NODE_INT, g->align == ALIGN_END || g->loose ? "i" : "clamp(i, 0, NK - 1)");
@@ -159,7 +159,7 @@ static struct node *index_of(struct generator *g, const struct place *place, enu
   case DIM_B: return leaf(g, NODE_INT, "b");
   case DIM_H: return leaf(g, NODE_INT, "%s", chance(g, 80) ? "h" : "((h + 1) % H)");
   case DIM_G: return leaf(g, NODE_INT, "g");
-  case DIM_NQ: return leaf(g, NODE_INT, chance(g, 90) || g->ragged ? "r" : "NQ - 1 - r");
+  case DIM_NQ: return leaf(g, NODE_INT, chance(g, 90) ? "r" : "NQ - 1 - r");
   case DIM_NK: return key_index(g, place, depth);
   case DIM_D: return index_below(g, place, g->dim_qk, depth);
   case DIM_DV: return index_below(g, place, g->dim_v, depth);

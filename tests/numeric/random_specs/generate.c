@@ -33,10 +33,12 @@ static void heads_and_channels(struct generator *g)
 {
   static const uint32_t heads[][2] = {{1, 1}, {2, 2}, {4, 2}, {4, 1},
                                       {6, 3}, {8, 2}, {3, 3}, {5, 1}};
+  static const uint32_t fewer_heads[][2] = {{1, 1}, {2, 2}, {4, 2}, {4, 1},
+                                            {2, 1}, {4, 1}, {1, 1}, {5, 1}};
   static const uint32_t channels[] = {1, 3, 4, 8, 8, 16, 16, 20, 33, 64};
   uint32_t k = pick(g, COUNT_OF(heads));
-  g->heads = heads[k][0];
-  g->kv_heads = heads[k][1];
+  g->heads = g->few_blocks ? fewer_heads[k][0] : heads[k][0];
+  g->kv_heads = g->few_blocks ? fewer_heads[k][1] : heads[k][1];
   g->dim_qk = channels[pick(g, COUNT_OF(channels))];
   g->dim_v = chance(g, 60) ? g->dim_qk : channels[pick(g, COUNT_OF(channels))];
   say(g, g->heads == g->kv_heads ? NEW(NODE_WORD, "  heads $\n", number(g, g->heads))
@@ -211,6 +213,7 @@ static void position(struct generator *g)
       rotation(g);
     return;
   case 2:
+    g->biased = true;
     say(g, NEW(NODE_STATEMENT, "  position alibi$\n",
                word(g, chance(g, 60)   ? ""
                        : chance(g, 50) ? "(slope = 0.25)"
@@ -218,6 +221,7 @@ static void position(struct generator *g)
     return;
   case 3:
     if (chance(g, 60)) {
+      g->biased = true;
       const char *name = new_name(g, "buckets");
       declare_input(g, name, "f32", word(g, "[8, H]"));
       say(g, NEW(NODE_STATEMENT, "  position t5($, buckets = 8, max_distance = 12$)\n",
@@ -237,7 +241,7 @@ static void position(struct generator *g)
 /* Divides by the row's sum, which must not be near 0. */
 static void linear(struct generator *g)
 {
-  if (chance(g, 50)) {
+  if (chance(g, 50) || g->biased) {
     say(g, NEW(NODE_WORD, "  normalize linear(at_least = $)\n", leaf(g, NODE_WORD, "2.0")));
     return;
   }
@@ -372,6 +376,16 @@ static int64_t length(struct generator *g, bool small)
   return lengths[pick(g, small ? 7 : COUNT_OF(lengths))];
 }
 
+/* Of a last case one sequence, with keys for several tiles. */
+static void bound_blocks(struct generator *g, bool last, struct trial_shape *shape)
+{
+  static const int64_t many_keys[] = {65, 80, 129, 200};
+  int64_t most = last ? 1 : 2;
+  shape->batch = shape->batch < most ? shape->batch : most;
+  if (last)
+    shape->keys[0] = many_keys[pick(g, COUNT_OF(many_keys))];
+}
+
 static void cases(struct generator *g, uint64_t seed, struct random_spec *spec)
 {
   uint64_t odd = g->kinds && !g->poisoned; /* see trial.c */
@@ -391,15 +405,18 @@ static void cases(struct generator *g, uint64_t seed, struct random_spec *spec)
         c->shape.keys[b] = c->shape.keys[0];
       }
     }
+    if (g->few_blocks)
+      bound_blocks(g, k == SPEC_CASES - 1, &c->shape);
   }
 }
 
-void random_spec(struct arena *arena, uint64_t seed, struct random_spec *spec)
+void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct random_spec *spec)
 {
   static const enum dtype types[] = {DTYPE_F32, DTYPE_F32, DTYPE_F16, DTYPE_BF16};
   struct generator *g = ARENA_NEW(arena, struct generator);
   g->arena = arena;
   g->key = random_key(seed, "spec");
+  g->few_blocks = few_blocks;
   g->params = node_list(arena, "(|, |)");
   g->fns = node_list(arena, "||");
   g->inputs = node_list(arena, "||");

@@ -12,8 +12,10 @@ struct random_spec {
   struct trial_case cases[SPEC_CASES];
 };
 
-/* The spec of a seed: always the same one. */
-void random_spec(struct arena *arena, uint64_t seed, struct random_spec *spec);
+/* The spec of a seed: always the same one. `few_blocks`: for a device that interprets its kernels,
+ * with fewer heads in groups of the same size, batches of at most two, and the many keys in the
+ * last case. */
+void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct random_spec *spec);
 
 /* ---- private to generate.c and formulas.c ---- */
 
@@ -59,12 +61,13 @@ struct generator {
   struct node *params, *fns, *inputs, *lets, *statements;
   uint32_t heads, kv_heads, dim_qk, dim_v;
   enum dtype type;
-  bool typed, ragged;
+  bool typed, ragged, few_blocks;
   enum align_kind align;
   bool wild;     /* formulas may make NaN and infinities */
   bool poisoned; /* q and k hold some */
   bool kinds;    /* either */
   bool loose;    /* some indices are out of range */
+  bool biased;   /* the position adds a term of either sign after all scores */
   struct declared_input declared[MAX_INPUTS];
   uint32_t input_count, name_count;
   VECTOR(struct declared_name) param_names, let_names, fn_names;

@@ -44,11 +44,18 @@ struct trial_result {
 };
 
 /* Runs several cases of a spec, compiled once, until one is no agreement and no fault. Returns the
- * number of the last one run; its result is in *result. */
-size_t trial_run(const char *text, const struct trial_case *cases, size_t count,
+ * number of the last one run; its result is in *result. `device` is "cpu" or "cuda:N", whose driver
+ * may be of no use to the process after a failure. */
+size_t trial_run(const char *device, const char *text, const struct trial_case *cases, size_t count,
                  struct trial_result *result);
-/* The same of one case in a process of its own, which may crash or hang. */
-void trial_run_apart(const char *text, const struct trial_case *c, struct trial_result *result);
+/* The same of one case in a process of its own, which may crash or hang. The process that calls it
+ * must not have used a driver: what it knows does not survive a fork. */
+void trial_run_apart(const char *device, const char *text, const struct trial_case *c,
+                     struct trial_result *result);
+
+/* The process ends after so many seconds of processor time, which other processes do not take from
+ * it; 0: no more. */
+void trial_limit_time(unsigned seconds);
 
 /* "type f16, data 12, NQ 3 3, NK 7 7, kinds" and back. */
 void trial_describe(const struct trial_case *c, char *text, size_t size);

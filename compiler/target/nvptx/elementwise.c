@@ -1,0 +1,330 @@
+/* Ops that compute an element of their result from the same element of their operands. */
+#include "compiler/target/nvptx/lower.h"
+
+static LLVMValueRef operand(void *user, uint32_t index)
+{
+  struct gpu *g = user;
+  return gpu_element(g, g->op->operands[index], g->r, g->c);
+}
+
+static void begin_element(struct gpu *g, const struct tile_op *op, uint32_t r, uint32_t c)
+{
+  emit_expression_reset(&g->expression);
+  g->expression.operand = operand;
+  g->expression.user = g;
+  g->op = op;
+  g->r = r;
+  g->c = c;
+}
+
+/* An operand in shared memory becomes registers once, not once an element. */
+static void fetch_operand(struct gpu *g, const struct tile_value *value)
+{
+  struct gpu_value *v = gpu_value(g, value);
+  if (v->kind != GPU_SHARED && v->kind != GPU_STREAM)
+    return;
+  LLVMValueRef *registers = ARENA_ARRAY(g->arena, LLVMValueRef, gpu_register_count(g, value->type));
+  gpu_stream_arrive(g, value);
+  gpu_fill(g, value->type, &v->place, registers);
+  v->elements = registers;
+  v->kind = GPU_FRAGMENT; /* and in_shared */
+}
+
+static void fetch_operands(struct gpu *g, const struct tile_op *op)
+{
+  for (uint32_t k = 0; k < op->operand_count; k++)
+    fetch_operand(g, op->operands[k]);
+}
+
+static bool has_reads(const struct expr *e)
+{
+  return e != NULL && (e->deps & EXPR_DEP(EXPR_DEP_READ)) != 0;
+}
+
+/* An expression that reads a tensor is evaluated for the tile's own elements alone: its indices are
+ * in range there. */
+static LLVMValueRef guarded_element(struct gpu *g, const struct tile_op *op, LLVMValueRef exists)
+{
+  struct emit *e = g->e;
+  LLVMBasicBlockRef before = LLVMGetInsertBlock(e->builder);
+  LLVMBasicBlockRef inside = emit_block(e, "own"), after = emit_block(e, "all");
+  LLVMBuildCondBr(e->builder, exists, inside, after);
+  LLVMPositionBuilderAtEnd(e->builder, inside);
+  LLVMValueRef value = emit_expression(&g->expression, op->expr);
+  LLVMBasicBlockRef last = LLVMGetInsertBlock(e->builder);
+  LLVMBuildBr(e->builder, after);
+  LLVMPositionBuilderAtEnd(e->builder, after);
+  LLVMValueRef result = LLVMBuildPhi(e->builder, LLVMTypeOf(value), "");
+  LLVMValueRef zero = LLVMConstNull(LLVMTypeOf(value));
+  LLVMAddIncoming(result, &zero, &before, 1);
+  LLVMAddIncoming(result, &value, &last, 1);
+  return result;
+}
+
+/* The first operand of a map that a product reads from shared memory stays there. */
+static bool is_in_place(struct gpu *g, const struct tile_op *op)
+{
+  const struct tile_value *first = op->operands[0], *result = op->results[0];
+  if (first->type.kind != TILE_KIND_TILE || first->type.rows != result->type.rows ||
+      first->type.columns != result->type.columns || first->type.element != result->type.element)
+    return false;
+  enum gpu_kind kind = gpu_value(g, first)->kind;
+  return (kind == GPU_SHARED || kind == GPU_STREAM) && gpu_wants_shared(g, first);
+}
+
+static LLVMValueRef map_element(struct gpu *g, const struct tile_op *op, uint32_t r, uint32_t c)
+{
+  begin_element(g, op, r, c);
+  LLVMValueRef exists = has_reads(op->expr) ? gpu_exists(g, op->results[0]->type, r, c) : NULL;
+  return exists != NULL ? guarded_element(g, op, exists)
+                        : emit_expression(&g->expression, op->expr);
+}
+
+/* Each thread writes what it read, so that no barrier is needed before; register by register, so
+ * that the tile never fills the registers. */
+static void map_in_place(struct gpu *g, const struct tile_op *op)
+{
+  const struct tile_value *first = op->operands[0], *result = op->results[0];
+  gpu_stream_arrive(g, first);
+  struct gpu_value *from = gpu_value(g, first), *to = gpu_value(g, result);
+  struct gpu_place place = from->place;
+  struct gpu_shape shape = gpu_shape(g, result->type);
+  const uint32_t width = gpu_is_packed(result->type) ? 2 : 1;
+  from->kind = GPU_FRAGMENT;
+  from->elements = ARENA_ARRAY(g->arena, LLVMValueRef, gpu_register_count(g, first->type));
+  gpu_order_reads(g, op->expr);
+  for (uint32_t k = 1; k < op->operand_count; k++)
+    fetch_operand(g, op->operands[k]);
+  for (uint32_t r = 0; r < shape.rows; r++)
+    for (uint32_t c = 0; c < shape.columns; c += width) {
+      /* Threads beyond the place must not even read: another one writes there. */
+      LLVMValueRef own = gpu_fits(g, first->type, &place, r, c);
+      struct emit_branch branch;
+      if (own != NULL)
+        emit_if(g->e, &branch, own);
+      LLVMValueRef elements[2];
+      gpu_fill_one(g, first->type, &place, r, c, from->elements);
+      for (uint32_t k = 0; k < width; k++)
+        elements[k] = map_element(g, op, r, c + k);
+      gpu_spill_one(g, result->type, &place, r, c, elements);
+      if (own != NULL) {
+        emit_else(g->e, &branch);
+        emit_end_if(g->e, &branch);
+      }
+    }
+  emit_gpu_barrier(g->e);
+  *to = (struct gpu_value){.kind = GPU_SHARED, .in_shared = true, .place = place};
+}
+
+void gpu_map(struct gpu *g, const struct tile_op *op)
+{
+  const struct tile_value *result = op->results[0];
+  struct gpu_shape shape = gpu_shape(g, result->type);
+  if (is_in_place(g, op)) {
+    map_in_place(g, op);
+    return;
+  }
+  gpu_order_reads(g, op->expr);
+  fetch_operands(g, op);
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
+  struct gpu_function function;
+  bool calls = gpu_outline(g, op, shape.rows * shape.columns, &function);
+  /* By columns, so that what is loaded for one is soon used up. */
+  for (uint32_t c = 0; c < shape.columns; c++)
+    for (uint32_t r = 0; r < shape.rows; r++)
+      elements[r * shape.columns + c] =
+          calls ? gpu_call(g, &function, op, r, c) : map_element(g, op, r, c);
+  gpu_set_elements(g, result, elements);
+  gpu_settle(g, result);
+}
+
+void gpu_check(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  struct tile_type type = {.kind = TILE_KIND_TILE, .rows = 1, .columns = 1};
+  for (uint32_t k = 0; k < op->operand_count; k++) {
+    struct tile_type t = op->operands[k]->type;
+    type.rows = t.rows > type.rows ? t.rows : type.rows;
+    type.columns = t.columns > type.columns ? t.columns : type.columns;
+  }
+  struct gpu_shape shape = gpu_shape(g, type);
+  gpu_order_reads(g, op->expr);
+  gpu_order_reads(g, op->expr2);
+  fetch_operands(g, op);
+  LLVMValueRef bad = LLVMConstInt(e->i1, 0, false), index = emit_i64(e, 0);
+  for (uint32_t r = 0; r < shape.rows; r++)
+    for (uint32_t c = 0; c < shape.columns; c++) {
+      begin_element(g, op, r, c);
+      LLVMValueRef exists = gpu_exists(g, type, r, c);
+      struct emit_branch branch;
+      bool guarded = exists != NULL && (has_reads(op->expr) || has_reads(op->expr2));
+      if (guarded)
+        emit_if(e, &branch, exists);
+      LLVMValueRef wrong = LLVMBuildNot(e->builder, emit_expression(&g->expression, op->expr), "");
+      LLVMValueRef at = emit_expression(&g->expression, op->expr2);
+      if (LLVMTypeOf(at) == e->i32)
+        at = LLVMBuildSExt(e->builder, at, e->i64, "");
+      if (guarded) {
+        LLVMBasicBlockRef inside = LLVMGetInsertBlock(e->builder);
+        emit_else(e, &branch);
+        LLVMBasicBlockRef outside = LLVMGetInsertBlock(e->builder);
+        emit_end_if(e, &branch);
+        LLVMValueRef no = LLVMConstInt(e->i1, 0, false), none = emit_i64(e, 0);
+        LLVMValueRef merged = LLVMBuildPhi(e->builder, e->i1, "");
+        LLVMAddIncoming(merged, &wrong, &inside, 1);
+        LLVMAddIncoming(merged, &no, &outside, 1);
+        LLVMValueRef merged_at = LLVMBuildPhi(e->builder, e->i64, "");
+        LLVMAddIncoming(merged_at, &at, &inside, 1);
+        LLVMAddIncoming(merged_at, &none, &outside, 1);
+        wrong = merged, at = merged_at;
+      } else {
+        wrong = gpu_both(g, wrong, exists);
+      }
+      index = emit_select(e, LLVMBuildAnd(e->builder, wrong, LLVMBuildNot(e->builder, bad, ""), ""),
+                          at, index);
+      bad = LLVMBuildOr(e->builder, bad, wrong, "");
+    }
+  struct emit_branch branch;
+  emit_if(e, &branch, bad);
+  emit_gpu_fault(e, emit_slot(e, &g->slots, tile_fault_slot(g->kernel)),
+                 emit_i32(e, (int32_t)op->site), index);
+  emit_else(e, &branch);
+  emit_end_if(e, &branch);
+}
+
+void gpu_convert(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  const struct tile_value *from = op->operands[0], *to = op->results[0];
+  struct gpu_shape shape = gpu_shape(g, to->type);
+  fetch_operands(g, op);
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
+  for (uint32_t k = 0; k < shape.rows * shape.columns; k++) {
+    LLVMValueRef x = gpu_element(g, from, k / shape.columns, k % shape.columns);
+    bool real = LLVMTypeOf(x) == e->f32;
+    switch (to->type.element) {
+    case TILE_F32:
+    case TILE_F16:
+    case TILE_BF16:
+      if (!real)
+        x = LLVMTypeOf(x) == e->i1 ? LLVMBuildUIToFP(e->builder, x, e->f32, "")
+                                   : LLVMBuildSIToFP(e->builder, x, e->f32, "");
+      break;
+    case TILE_I32:
+    case TILE_INDEX:
+      if (real)
+        x = emit_real_to_int(e, x, e->i32);
+      else if (LLVMTypeOf(x) == e->i1)
+        x = LLVMBuildZExt(e->builder, x, e->i32, "");
+      break;
+    case TILE_BOOL:
+      if (real)
+        x = LLVMBuildFCmp(e->builder, LLVMRealUNE, x, emit_float_like(x, 0), "");
+      else if (LLVMTypeOf(x) != e->i1)
+        x = LLVMBuildICmp(e->builder, LLVMIntNE, x, LLVMConstNull(LLVMTypeOf(x)), "");
+      break;
+    }
+    elements[k] = x;
+  }
+  gpu_set_elements(g, to, elements);
+  if (gpu_is_packed(to->type)) /* half the registers from here on */
+    for (uint32_t k = 0; k < gpu_register_count(g, to->type); k++)
+      gpu_value(g, to)->elements[k] = emit_gpu_pin(e, gpu_value(g, to)->elements[k]);
+  gpu_settle(g, to);
+}
+
+void gpu_scale_rows(struct gpu *g, const struct tile_op *op)
+{
+  struct gpu_shape shape = gpu_shape(g, op->results[0]->type);
+  fetch_operands(g, op);
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
+  for (uint32_t r = 0; r < shape.rows; r++) {
+    LLVMValueRef factor = gpu_element(g, op->operands[1], r, 0);
+    for (uint32_t c = 0; c < shape.columns; c++)
+      elements[r * shape.columns + c] =
+          LLVMBuildFMul(g->e->builder, gpu_element(g, op->operands[0], r, c), factor, "");
+  }
+  gpu_set_elements(g, op->results[0], elements);
+}
+
+void gpu_broadcast(struct gpu *g, const struct tile_op *op)
+{
+  const struct tile_value *to = op->results[0];
+  struct gpu_shape shape = gpu_shape(g, to->type);
+  fetch_operands(g, op);
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
+  for (uint32_t k = 0; k < shape.rows * shape.columns; k++)
+    elements[k] = gpu_element(g, op->operands[0], k / shape.columns, k % shape.columns);
+  gpu_set_elements(g, to, elements);
+  gpu_settle(g, to);
+}
+
+/* splat and iota: a scalar, and the index along the axis that is not 1. */
+void gpu_iota(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  const struct tile_value *result = op->results[0];
+  struct tile_type type = result->type;
+  struct gpu_shape shape = gpu_shape(g, type);
+  LLVMValueRef base = gpu_value(g, op->operands[0])->scalar;
+  if (op->kind == TILE_IOTA && LLVMTypeOf(base) == e->i64)
+    base = LLVMBuildTrunc(e->builder, base, e->i32, "");
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
+  for (uint32_t k = 0; k < shape.rows * shape.columns; k++) {
+    elements[k] = base;
+    if (op->kind != TILE_IOTA)
+      continue;
+    LLVMValueRef along = type.rows > 1 ? gpu_row(g, type, k / shape.columns)
+                                       : gpu_column(g, type, k % shape.columns);
+    elements[k] = LLVMBuildAdd(e->builder, base, along, "");
+  }
+  gpu_set_elements(g, result, elements);
+}
+
+/* The column of the thread that has column `from` of the operand where it has `to` of the result;
+ * false where threads differ, or where it is another thread's. */
+static bool permuted(struct gpu *g, const struct tile_op *op, uint32_t c, uint32_t *from)
+{
+  const uint32_t columns = op->results[0]->type.columns;
+  *from = UINT32_MAX;
+  for (uint32_t quad = 0; quad < 4; quad++) {
+    uint32_t column = c / 2 * 8 + 2 * quad + c % 2;
+    if (column >= columns)
+      continue;
+    uint32_t source = op->permutation[column];
+    if (source % 8 / 2 != quad)
+      return false;
+    uint32_t wanted = source / 8 * 2 + source % 2;
+    if (*from != UINT32_MAX && *from != wanted)
+      return false;
+    *from = wanted;
+  }
+  if (*from == UINT32_MAX)
+    *from = 0;
+  return g->column_warps == 1;
+}
+
+void gpu_permute(struct gpu *g, const struct tile_op *op)
+{
+  const struct tile_value *to = op->results[0];
+  struct gpu_shape shape = gpu_shape(g, to->type);
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
+  bool own = to->type.columns > 1 && op->operands[0]->type.columns > 1;
+  for (uint32_t c = 0; own && c < shape.columns; c++) {
+    uint32_t from;
+    own = permuted(g, op, c, &from);
+  }
+  if (!own) {
+    gpu_permute_columns(g, op);
+    return;
+  }
+  fetch_operands(g, op);
+  for (uint32_t c = 0; c < shape.columns; c++) {
+    uint32_t from;
+    permuted(g, op, c, &from);
+    for (uint32_t r = 0; r < shape.rows; r++)
+      elements[r * shape.columns + c] = gpu_element(g, op->operands[0], r, from);
+  }
+  gpu_set_elements(g, to, elements);
+  gpu_settle(g, to);
+}

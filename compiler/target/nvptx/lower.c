@@ -1,0 +1,191 @@
+/* One kernel: the block's place in the grid, scalars, and the walk over regions. */
+#include "compiler/target/nvptx/lower.h"
+
+#include <assert.h>
+
+static LLVMValueRef scalar_operand(void *user, uint32_t index)
+{
+  struct gpu *g = user;
+  return gpu_value(g, g->op->operands[index])->scalar;
+}
+
+void gpu_lower_scalar(struct gpu *g, const struct tile_op *op)
+{
+  gpu_order_reads(g, op->expr);
+  emit_expression_reset(&g->expression);
+  g->expression.operand = scalar_operand;
+  g->expression.user = g;
+  g->op = op;
+  LLVMValueRef value = emit_expression(&g->expression, op->expr);
+  *gpu_value(g, op->results[0]) = (struct gpu_value){
+      .kind = GPU_SCALAR, .scalar = gpu_round(g, op->results[0]->type.element, value)};
+}
+
+/* The block's number -> one index an extent, the last running fastest and downwards: where later
+ * rows see more keys, the long tasks come first. */
+static void lower_parallel(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  LLVMValueRef rest = emit_gpu_block(e);
+  for (uint32_t k = op->operand_count; k > 0; k--) {
+    LLVMValueRef extent = LLVMBuildTrunc(e->builder, gpu_index(g, op->operands[k - 1]), e->i32, "");
+    LLVMValueRef index = k == 1 ? rest : LLVMBuildURem(e->builder, rest, extent, "");
+    if (k > 1)
+      rest = LLVMBuildUDiv(e->builder, rest, extent, "");
+    if (k == op->operand_count) {
+      LLVMValueRef last = LLVMBuildSub(e->builder, extent, emit_i32(e, 1), "");
+      index = LLVMBuildSub(e->builder, last, index, "");
+    }
+    *gpu_value(g, op->regions[0]->arguments[k - 1]) = (struct gpu_value){
+        .kind = GPU_SCALAR, .scalar = LLVMBuildZExt(e->builder, index, e->i64, "")};
+  }
+  gpu_lower_region(g, op->regions[0]);
+}
+
+static void lower_op(struct gpu *g, const struct tile_op *op)
+{
+  switch (op->kind) {
+  case TILE_SCALAR: gpu_lower_scalar(g, op); return;
+  case TILE_PARALLEL: lower_parallel(g, op); return;
+  case TILE_FOR: gpu_for(g, op); return;
+  case TILE_FOR_SEGMENTS: gpu_for_segments(g, op); return;
+  case TILE_IF: gpu_if(g, op); return;
+  case TILE_YIELD:
+  case TILE_LIMIT_ROWS: return; /* the hardware has no use for the hint */
+  case TILE_SPLAT:
+  case TILE_IOTA: gpu_iota(g, op); return;
+  case TILE_LOAD: gpu_load(g, op); return;
+  case TILE_STORE:
+  case TILE_ACCUMULATE: gpu_store(g, op); return;
+  case TILE_PRODUCT: gpu_product(g, op); return;
+  case TILE_CONTRACT: gpu_contract(g, op); return;
+  case TILE_MAP: gpu_map(g, op); return;
+  case TILE_CHECK: gpu_check(g, op); return;
+  case TILE_REDUCE: gpu_reduce(g, op); return;
+  case TILE_SCAN: gpu_scan(g, op); return;
+  case TILE_BROADCAST: gpu_broadcast(g, op); return;
+  case TILE_SCALE_ROWS: gpu_scale_rows(g, op); return;
+  case TILE_TRANSPOSE: gpu_transpose(g, op); return;
+  case TILE_PERMUTE: gpu_permute(g, op); return;
+  case TILE_CONVERT: gpu_convert(g, op); return;
+  case TILE_TRIANGULAR_SOLVE: gpu_triangular_solve(g, op); return;
+  case TILE_BUFFER:
+  case TILE_COPY_ASYNC:
+  case TILE_PRODUCT_ASYNC:
+  case TILE_WAIT:
+  case TILE_PIPE_ACQUIRE:
+  case TILE_PIPE_COMMIT:
+  case TILE_PIPE_WAIT:
+  case TILE_PIPE_RELEASE:
+  case TILE_BUFFER_LOAD:
+  case TILE_BUFFER_STORE:
+  case TILE_ROLE:
+  case TILE_BARRIER:
+  case TILE_OP_COUNT: break;
+  }
+  assert(false && "this target takes plain programs");
+}
+
+void gpu_lower_region(struct gpu *g, const struct tile_region *region)
+{
+  for (const struct tile_op *op = region->first; op != NULL; op = op->next)
+    lower_op(g, op);
+}
+
+/* ---- before lowering ---- */
+
+/* Formulas share their parts: each is counted once for a formula, however many paths lead there. */
+static void count_reads(const struct expr *e, bool *counted, uint32_t *accesses)
+{
+  if ((e->deps & EXPR_DEP(EXPR_DEP_READ)) == 0 || counted[e->id])
+    return;
+  counted[e->id] = true;
+  if (e->op == EXPR_READ)
+    accesses[e->value.i]++;
+  for (uint32_t k = 0; k < e->arg_count; k++)
+    count_reads(e->args[k], counted, accesses);
+}
+
+static void look_at_formula(struct gpu *g, const struct expr *e, uint32_t *accesses)
+{
+  if (e != NULL && (e->deps & EXPR_DEP(EXPR_DEP_READ)) != 0)
+    count_reads(e, ARENA_ARRAY(g->arena, bool, (size_t)e->id + 1), accesses);
+}
+
+static void look_at(struct gpu *g, const struct tile_region *region, uint32_t *accesses)
+{
+  for (struct tile_op *op = region->first; op != NULL; op = op->next) {
+    for (uint32_t k = 0; k < op->operand_count; k++)
+      vector_push(g->arena, &g->users[op->operands[k]->id], op);
+    if (op->kind == TILE_LOAD || op->kind == TILE_STORE || op->kind == TILE_ACCUMULATE)
+      accesses[op->access.tensor]++;
+    look_at_formula(g, op->expr, accesses);
+    look_at_formula(g, op->expr2, accesses);
+    for (uint32_t r = 0; r < op->region_count; r++)
+      look_at(g, op->regions[r], accesses);
+  }
+}
+
+static void find_users(struct gpu *g)
+{
+  const size_t tensors = g->kernel->tensors.count;
+  g->users = arena_alloc(g->arena, sizeof(*g->users) * g->kernel->value_count);
+  for (uint32_t k = 0; k < g->kernel->value_count; k++)
+    g->users[k] = (__typeof__(*g->users)){0};
+  uint32_t *accesses = ARENA_ARRAY(g->arena, uint32_t, tensors);
+  look_at(g, g->kernel->body, accesses);
+  g->reads_back = ARENA_ARRAY(g->arena, bool, tensors);
+  for (size_t t = 0; t < tensors; t++)
+    g->reads_back[t] = g->kernel->tensors.items[t].written && accesses[t] > 1;
+}
+
+static void find_thread(struct gpu *g)
+{
+  struct emit *e = g->e;
+  g->thread = emit_gpu_thread(e);
+  g->lane = emit_gpu_lane(e);
+  LLVMValueRef warp = emit_gpu_warp(e);
+  LLVMValueRef columns = emit_i32(e, (int32_t)g->column_warps);
+  g->warp_row = LLVMBuildUDiv(e->builder, warp, columns, "");
+  g->warp_column = LLVMBuildURem(e->builder, warp, columns, "");
+  g->lane_row = LLVMBuildLShr(e->builder, g->lane, emit_i32(e, 2), "");
+  LLVMValueRef quad = LLVMBuildAnd(e->builder, g->lane, emit_i32(e, 3), "");
+  g->lane_column = LLVMBuildShl(e->builder, quad, emit_i32(e, 1), "");
+}
+
+enum { DEFAULT_WARPS = 4 };
+
+const char *nvptx_lower_kernel(struct emit *e, struct arena *arena, const struct compiled *compiled,
+                               struct compiled_kernel *kernel)
+{
+  struct gpu *g = ARENA_NEW(arena, struct gpu);
+  g->e = e;
+  g->arena = arena;
+  g->program = compiled->program;
+  g->kernel = kernel->tile;
+  g->schedule = compiled->options.schedule;
+  uint32_t warps = g->schedule.warps == 0 ? DEFAULT_WARPS : g->schedule.warps;
+  g->column_warps = g->schedule.column_warps == 0 ? 1 : g->schedule.column_warps;
+  g->row_warps = warps / g->column_warps;
+  if (g->row_warps == 0 || warps > 32 || warps % g->column_warps != 0)
+    return arena_format(arena, "a block cannot have %u warps with %u beside each other", warps,
+                        g->column_warps);
+  g->values = ARENA_ARRAY(arena, struct gpu_value, g->kernel->value_count);
+  find_users(g);
+  kernel->threads = warps * EMIT_WARP;
+  LLVMValueRef slots =
+      emit_gpu_kernel(e, g->kernel->name, tile_slot_count(g->kernel), kernel->threads);
+  emit_slots_init(e, &g->slots, g->kernel, slots);
+  emit_expression_init(&g->expression, e, &g->slots, g->program->pool);
+  find_thread(g);
+  gpu_lower_region(g, g->kernel->body);
+  LLVMBuildRetVoid(e->builder);
+  kernel->shared_bytes = g->shared_peak;
+  if (g->shared_peak > GPU_SHARED_LIMIT)
+    return arena_format(
+        arena,
+        "kernel %s needs %u bytes of shared memory, more than the %d that a block can have; "
+        "choose fewer rows or columns",
+        g->kernel->name, g->shared_peak, (int)GPU_SHARED_LIMIT);
+  return NULL;
+}

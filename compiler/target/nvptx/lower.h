@@ -1,0 +1,235 @@
+/* Private to the NVIDIA target: the state of one kernel's lowering, and what its files offer one
+ * another. docs/gpu.md describes where tiles live.
+ *
+ * Element (r, c) of a fragment is a thread's r-th row and c-th column: rows 8 apart, columns in
+ * pairs 8 apart (coordinates.c). A tile of one row has r = 0 only, one of one column c = 0 only. */
+#ifndef ATTN_COMPILER_TARGET_NVPTX_LOWER_H
+#define ATTN_COMPILER_TARGET_NVPTX_LOWER_H
+
+#include "compiler/emit/expr.h"
+#include "compiler/emit/gpu.h"
+#include "compiler/pipeline.h"
+
+/* A tile in shared memory, row by row. Rows (but of a single one) and columns up to a multiple of
+ * 16 exist and are zero beyond the tile's own. */
+struct gpu_place {
+  LLVMValueRef offset;       /* i32, bytes; a multiple of 16 */
+  uint32_t pitch;            /* bytes from row to row, a multiple of 16 */
+  uint32_t rows, columns;    /* with those beyond the tile's own */
+  enum tile_element element; /* F32, F16, BF16 or I32; BOOL as I32 */
+};
+
+enum gpu_kind {
+  GPU_UNSET,
+  GPU_SCALAR,
+  GPU_FRAGMENT,
+  GPU_SHARED,
+  GPU_LAZY,  /* a row vector in memory, which is loaded where it is used */
+  GPU_STREAM /* in shared memory once its copy has arrived (stream.c) */
+};
+
+struct gpu_value {
+  enum gpu_kind kind;
+  LLVMValueRef scalar;
+  /* FRAGMENT: by r * columns + c. f32, i32 or i1; 16-bit reals with several columns as pairs in an
+   * i32, by (r * columns + c) / 2, else as f32. */
+  LLVMValueRef *elements;
+  const struct gpu_access *access; /* LAZY */
+  bool in_shared;                  /* `place` holds the tile, besides the elements or alone */
+  struct gpu_place place;
+};
+
+struct gpu_shape {
+  uint32_t rows, columns; /* of one thread; 1 along an axis of one element */
+};
+
+struct gpu_loop;
+struct gpu_access;
+
+struct gpu {
+  struct emit *e;
+  struct arena *arena;
+  const struct tile_program *program;
+  const struct tile_kernel *kernel;
+  struct schedule schedule;
+  struct emit_slots slots;
+  struct emit_expression expression;
+  struct gpu_value *values;         /* by value id */
+  VECTOR(struct tile_op *) * users; /* by value id */
+  bool *reads_back;                 /* by tensor: the kernel writes it and reads it */
+  uint32_t row_warps, column_warps;
+  LLVMValueRef thread, lane, warp_row, warp_column; /* i32 */
+  LLVMValueRef lane_row, lane_column;               /* i32: lane / 4, lane % 4 * 2 */
+  uint32_t shared_used, shared_peak;
+  struct gpu_loop *loop; /* the innermost whose operands are streamed */
+  /* The element at hand, for operands of expressions. */
+  const struct tile_op *op;
+  uint32_t r, c;
+};
+
+enum { GPU_SHARED_LIMIT = 166912 /* bytes: 163 KiB, of compute capability 8.0 */ };
+
+/* Lowers one kernel into an entry of the open module (`e`), and fills in what a launcher must know.
+ * NULL, or why the kernel cannot be lowered, in `arena`. */
+const char *nvptx_lower_kernel(struct emit *e, struct arena *arena, const struct compiled *compiled,
+                               struct compiled_kernel *kernel);
+
+/* ---- coordinates.c ---- */
+struct gpu_shape gpu_shape(const struct gpu *g, struct tile_type type);
+uint32_t gpu_row_blocks(const struct gpu *g, uint32_t rows);       /* of 16 rows, of one warp */
+uint32_t gpu_column_blocks(const struct gpu *g, uint32_t columns); /* of 8 columns */
+/* Coordinates in a tile, i32. */
+LLVMValueRef gpu_row(struct gpu *g, struct tile_type type, uint32_t r);
+LLVMValueRef gpu_column(struct gpu *g, struct tile_type type, uint32_t c);
+/* From element 0 of the thread to element r or c. */
+uint32_t gpu_row_step(uint32_t r);
+uint32_t gpu_column_step(uint32_t c);
+/* Whether the element is the tile's own (i1), or NULL where it is in every thread. */
+LLVMValueRef gpu_row_exists(struct gpu *g, struct tile_type type, uint32_t r);
+LLVMValueRef gpu_column_exists(struct gpu *g, struct tile_type type, uint32_t c);
+LLVMValueRef gpu_exists(struct gpu *g, struct tile_type type, uint32_t r, uint32_t c);
+/* Whether this is the one of the threads with the same elements that writes them, or NULL where no
+ * two have the same. */
+LLVMValueRef gpu_is_first_copy(struct gpu *g, struct tile_type type);
+LLVMValueRef gpu_both(struct gpu *g, LLVMValueRef a, LLVMValueRef b); /* and, where NULL is true */
+
+/* ---- fragment.c ---- */
+static inline struct gpu_value *gpu_value(struct gpu *g, const struct tile_value *value)
+{
+  return &g->values[value->id];
+}
+static inline bool gpu_is_half(enum tile_element element)
+{
+  return element == TILE_F16 || element == TILE_BF16;
+}
+static inline enum dtype gpu_half_type(enum tile_element element)
+{
+  return element == TILE_F16 ? DTYPE_F16 : DTYPE_BF16;
+}
+/* Elements lie in pairs. */
+static inline bool gpu_is_packed(struct tile_type type)
+{
+  return gpu_is_half(type.element) && type.columns > 1;
+}
+uint32_t gpu_register_count(const struct gpu *g, struct tile_type type); /* of gpu_value.elements */
+LLVMTypeRef gpu_register_type(const struct gpu *g, struct tile_type type);
+LLVMValueRef gpu_zero(struct gpu *g, struct tile_type type); /* of gpu_register_type */
+/* Makes `value` a fragment with unset elements, and returns them. */
+LLVMValueRef *gpu_new_fragment(struct gpu *g, const struct tile_value *value);
+/* Element (r, c) for expressions: f32, i32, i1; of scalars i64 too. */
+LLVMValueRef gpu_element(struct gpu *g, const struct tile_value *value, uint32_t r, uint32_t c);
+/* Elements as gpu_value.elements has them, wherever the tile lives. */
+const LLVMValueRef *gpu_registers(struct gpu *g, const struct tile_value *value);
+/* Sets a fragment from elements of expressions, given by number r * columns + c. */
+void gpu_set_elements(struct gpu *g, const struct tile_value *value, const LLVMValueRef *elements);
+/* The f32 that is left of one in a 16-bit type. */
+LLVMValueRef gpu_round(struct gpu *g, enum tile_element element, LLVMValueRef value);
+
+/* ---- shared.c ---- */
+uint32_t gpu_allocate(struct gpu *g,
+                      uint32_t bytes); /* an offset; given back by restoring shared_used */
+/* How a product reads a tile of f32 in shared memory: banks differ with the pitch. */
+enum gpu_reader { GPU_READ_ROWS /* inner index along a row */, GPU_READ_COLUMNS };
+struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum gpu_reader reader);
+uint32_t gpu_place_bytes(const struct gpu_place *place);
+uint32_t gpu_element_bytes(enum tile_element element);
+LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
+                         LLVMValueRef column); /* pointer to an element; i32 indices */
+/* A pointer that many bytes further on: one register serves many addresses. */
+LLVMValueRef gpu_further(struct gpu *g, LLVMValueRef pointer, int64_t bytes);
+LLVMValueRef gpu_load_from(struct gpu *g, const struct gpu_place *place, LLVMValueRef pointer);
+LLVMValueRef gpu_shared_load(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
+                             LLVMValueRef column); /* as an expression's value; BOOL gives i32 */
+void gpu_shared_store(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
+                      LLVMValueRef column, LLVMValueRef element);
+/* The tile in shared memory: where it is, or a copy made here, between barriers. */
+struct gpu_place gpu_in_shared(struct gpu *g, const struct tile_value *value,
+                               enum gpu_reader reader);
+/* Writes the fragment's own elements to the place; the others become zero. No barriers. */
+void gpu_spill(struct gpu *g, const struct tile_value *value, const struct gpu_place *place);
+/* The fragment's registers from the place. */
+void gpu_fill(struct gpu *g, struct tile_type type, const struct gpu_place *place,
+              LLVMValueRef *registers);
+/* Whether the place has element (r, c) of the thread, or NULL where it has it in every thread. */
+LLVMValueRef gpu_fits(struct gpu *g, struct tile_type type, const struct gpu_place *place,
+                      uint32_t r, uint32_t c);
+/* The same of one register, whose first element is (r, c). */
+void gpu_spill_one(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
+                   uint32_t c, LLVMValueRef *elements);
+void gpu_fill_one(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
+                  uint32_t c, LLVMValueRef *registers);
+bool gpu_wants_shared(struct gpu *g, const struct tile_value *value); /* products alone read it */
+enum gpu_reader gpu_reader_of(struct gpu *g, const struct tile_value *value);
+/* A first operand of products in loops further in is put where they find it. */
+void gpu_settle(struct gpu *g, const struct tile_value *value);
+
+/* ---- memory.c ---- */
+LLVMValueRef gpu_index(struct gpu *g, const struct tile_value *value); /* i64 */
+/* The indices and live counts of an access. */
+struct gpu_access {
+  const struct tile_access *access;
+  LLVMValueRef origin;                  /* i64: elements from the tensor's base to element (0, 0) */
+  LLVMValueRef live_rows, live_columns; /* i32, not negative */
+  LLVMValueRef first_column;            /* i64: index along the dimension of columns, or NULL */
+};
+struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op, uint32_t first_operand);
+void gpu_load(struct gpu *g, const struct tile_op *op);
+LLVMValueRef gpu_load_lazily(struct gpu *g, const struct tile_value *value, uint32_t c);
+void gpu_store(struct gpu *g, const struct tile_op *op);
+/* Begins to copy the tile into the place, through registers where it cannot be asynchronous. */
+void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
+              const struct gpu_place *place);
+/* Before an access to a tensor that the kernel both reads and writes. */
+void gpu_order(struct gpu *g, uint32_t tensor);
+void gpu_order_reads(struct gpu *g, const struct expr *e);
+
+/* ---- product.c ---- */
+void gpu_product(struct gpu *g, const struct tile_op *op);
+
+/* ---- elementwise.c ---- */
+void gpu_map(struct gpu *g, const struct tile_op *op);
+void gpu_check(struct gpu *g, const struct tile_op *op);
+void gpu_convert(struct gpu *g, const struct tile_op *op);
+void gpu_scale_rows(struct gpu *g, const struct tile_op *op);
+void gpu_broadcast(struct gpu *g, const struct tile_op *op);
+void gpu_permute(struct gpu *g, const struct tile_op *op);
+void gpu_iota(struct gpu *g, const struct tile_op *op);
+
+/* ---- outline.c ---- */
+struct gpu_function {
+  LLVMValueRef function;
+  LLVMTypeRef type;
+};
+/* Whether a map of `count` elements a thread is better one function, which this makes. */
+bool gpu_outline(struct gpu *g, const struct tile_op *op, uint32_t count,
+                 struct gpu_function *function);
+LLVMValueRef gpu_call(struct gpu *g, const struct gpu_function *function, const struct tile_op *op,
+                      uint32_t r, uint32_t c);
+
+/* ---- reduce.c ---- */
+LLVMValueRef gpu_combine(struct gpu *g, enum tile_reduction reduction, LLVMValueRef a,
+                         LLVMValueRef b);
+LLVMValueRef gpu_neutral(struct gpu *g, enum tile_reduction reduction, enum tile_element element);
+void gpu_reduce(struct gpu *g, const struct tile_op *op);
+
+/* ---- whole.c: ops that need the tile as a whole, through shared memory ---- */
+void gpu_transpose(struct gpu *g, const struct tile_op *op);
+void gpu_scan(struct gpu *g, const struct tile_op *op);
+void gpu_contract(struct gpu *g, const struct tile_op *op);
+void gpu_triangular_solve(struct gpu *g, const struct tile_op *op);
+void gpu_permute_columns(struct gpu *g, const struct tile_op *op);
+
+/* ---- lower.c ---- */
+void gpu_lower_region(struct gpu *g, const struct tile_region *region);
+void gpu_lower_scalar(struct gpu *g, const struct tile_op *op);
+
+/* ---- stream.c: loops, and operands that are copied ahead ---- */
+void gpu_for(struct gpu *g, const struct tile_op *op);
+void gpu_for_segments(struct gpu *g, const struct tile_op *op);
+void gpu_if(struct gpu *g, const struct tile_op *op);
+/* If `op` is a load that the loop around streams: binds it, and true. */
+bool gpu_stream_bind(struct gpu *g, const struct tile_op *op);
+/* The place of a streamed tile, which is there from now on. */
+void gpu_stream_arrive(struct gpu *g, const struct tile_value *value);
+
+#endif

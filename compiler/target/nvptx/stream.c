@@ -1,0 +1,566 @@
+/* Loops and branches, and operands that are copied into shared memory before they are needed.
+ *
+ * A loop's streams are the loads directly in its body that products alone read, in the order of
+ * their first use. With one buffer each (stages = 1) the copy of the next stream begins when one
+ * has arrived: the barrier of the arrival shows that nobody reads the older tile in the next one's
+ * buffer. With two, all of the next tile's copies begin when the first of this tile's has arrived.
+ */
+#include "compiler/target/nvptx/stream.h"
+
+#include <assert.h>
+
+/* ---- finding streams ---- */
+
+static bool may_stream(struct gpu *g, const struct tile_op *load)
+{
+  const struct tile_value *value = load->results[0];
+  if (load->kind != TILE_LOAD || g->reads_back[load->access.tensor] || !gpu_wants_shared(g, value))
+    return false;
+  for (size_t n = 0; n < g->users[value->id].count; n++)
+    if (g->users[value->id].items[n]->parent != load->parent)
+      return false;
+  return true;
+}
+
+static uint32_t position_of(const struct tile_op *op)
+{
+  uint32_t position = 0;
+  for (const struct tile_op *k = op->parent->first; k != op; k = k->next)
+    position++;
+  return position;
+}
+
+/* Of the ops in the body that read what was loaded: the first's and the last's position. A map that
+ * works in place reads it with its result's users. */
+static void uses_of(struct gpu *g, const struct tile_value *value, uint32_t *first, uint32_t *last)
+{
+  for (size_t n = 0; n < g->users[value->id].count; n++) {
+    const struct tile_op *user = g->users[value->id].items[n];
+    uint32_t position = position_of(user);
+    *first = position < *first ? position : *first;
+    *last = position > *last ? position : *last;
+    if (user->kind == TILE_MAP)
+      uses_of(g, user->results[0], first, last);
+  }
+}
+
+static uint32_t first_use(struct gpu *g, const struct tile_op *load)
+{
+  uint32_t first = UINT32_MAX, last = 0;
+  uses_of(g, load->results[0], &first, &last);
+  return first;
+}
+
+/* Whether the two make the same of their region's first argument. */
+static bool is_same(const struct tile_op *loop, const struct tile_value *a,
+                    const struct tile_value *b)
+{
+  if (a == b)
+    return true;
+  if (a == loop->regions[0]->arguments[0] || b == loop->regions[1]->arguments[0])
+    return a == loop->regions[0]->arguments[0] && b == loop->regions[1]->arguments[0];
+  if (a->def == NULL || b->def == NULL || a->def->kind != TILE_SCALAR ||
+      b->def->kind != TILE_SCALAR || a->def->expr != b->def->expr ||
+      a->def->operand_count != b->def->operand_count)
+    return false;
+  for (uint32_t k = 0; k < a->def->operand_count; k++)
+    if (!is_same(loop, a->def->operands[k], b->def->operands[k]))
+      return false;
+  return true;
+}
+
+/* Loads of the same elements, but for how many of them are live. */
+static bool is_same_load(const struct tile_op *loop, const struct tile_op *a,
+                         const struct tile_op *b)
+{
+  const struct tile_type x = a->results[0]->type, y = b->results[0]->type;
+  if (x.element != y.element || x.rows != y.rows || x.columns != y.columns ||
+      a->access.tensor != b->access.tensor || a->access.row_dim != b->access.row_dim ||
+      a->access.group_dim != b->access.group_dim || a->access.row_group != b->access.row_group ||
+      a->access.column_dim != b->access.column_dim || a->operand_count != b->operand_count)
+    return false;
+  for (uint32_t k = 0; k + 2 < a->operand_count; k++)
+    if (!is_same(loop, a->operands[k], b->operands[k]))
+      return false;
+  return true;
+}
+
+static uint32_t find_loads(struct gpu *g, const struct tile_region *region,
+                           const struct tile_op *loads[STREAM_MAX])
+{
+  uint32_t count = 0;
+  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
+    if (count == STREAM_MAX || !may_stream(g, op))
+      continue;
+    uint32_t at = count++;
+    for (; at > 0 && first_use(g, loads[at - 1]) > first_use(g, op); at--)
+      loads[at] = loads[at - 1];
+    loads[at] = op;
+  }
+  return count;
+}
+
+/* With one buffer each, the next tile's first stream is copied while the last one is in use. */
+static bool is_sequential(struct gpu *g, const struct gpu_loop *loop)
+{
+  for (uint32_t r = 0; r < loop->op->region_count; r++) {
+    uint32_t first = UINT32_MAX, last = 0;
+    uses_of(g, loop->streams[0].loads[r]->results[0], &first, &last);
+    if (last >= first_use(g, loop->streams[loop->count - 1].loads[r]))
+      return false;
+  }
+  return true;
+}
+
+static void plan_streams(struct gpu *g, struct gpu_loop *loop)
+{
+  const struct tile_op *op = loop->op;
+  const struct tile_op *loads[2][STREAM_MAX];
+  loop->count = find_loads(g, op->regions[0], loads[0]);
+  for (uint32_t r = 1; r < op->region_count; r++) {
+    bool same = find_loads(g, op->regions[r], loads[r]) == loop->count;
+    for (uint32_t n = 0; same && n < loop->count; n++)
+      same = is_same_load(op, loads[0][n], loads[r][n]);
+    if (!same)
+      loop->count = 0;
+  }
+  if (loop->count == 0)
+    return;
+  for (uint32_t n = 0; n < loop->count; n++)
+    for (uint32_t r = 0; r < op->region_count; r++)
+      loop->streams[n].loads[r] = loads[r][n];
+  loop->stages = g->schedule.stages > 1 || loop->count == 1 || !is_sequential(g, loop) ? 2 : 1;
+  for (uint32_t n = 0; n < loop->count; n++) {
+    struct gpu_stream *stream = &loop->streams[n];
+    const struct tile_value *value = loads[0][n]->results[0];
+    stream->place = gpu_new_place(g, value->type, gpu_reader_of(g, value));
+    stream->bytes = gpu_place_bytes(&stream->place);
+    if (loop->stages == 2)
+      gpu_allocate(g, stream->bytes); /* right behind: both are multiples of 16 */
+  }
+}
+
+/* ---- copying ahead ---- */
+
+static struct gpu_place slot_of(struct gpu *g, const struct gpu_stream *stream, LLVMValueRef slot)
+{
+  struct emit *e = g->e;
+  struct gpu_place place = stream->place;
+  if (slot != NULL)
+    place.offset =
+        LLVMBuildAdd(e->builder, place.offset,
+                     LLVMBuildMul(e->builder, slot, emit_i32(e, (int32_t)stream->bytes), ""), "");
+  return place;
+}
+
+/* The access of a load when the loop is at `position`: the scalars before it are computed once
+ * more for that position. */
+static struct gpu_access access_at(struct gpu *g, const struct tile_op *load, LLVMValueRef position)
+{
+  const struct tile_region *region = load->parent;
+  size_t bytes = sizeof(*g->values) * g->kernel->value_count;
+  struct gpu_value *saved = arena_alloc(g->arena, bytes);
+  for (uint32_t k = 0; k < g->kernel->value_count; k++)
+    saved[k] = g->values[k];
+  *gpu_value(g, region->arguments[0]) = (struct gpu_value){.kind = GPU_SCALAR, .scalar = position};
+  for (const struct tile_op *op = region->first; op != load; op = op->next)
+    if (op->kind == TILE_SCALAR)
+      gpu_lower_scalar(g, op);
+  struct gpu_access access = gpu_access(g, load, 0);
+  for (uint32_t k = 0; k < g->kernel->value_count; k++)
+    g->values[k] = saved[k];
+  return access;
+}
+
+static void copy_stream(struct gpu *g, const struct gpu_stream *stream, uint32_t regions,
+                        LLVMValueRef position, LLVMValueRef full, LLVMValueRef slot)
+{
+  struct emit *e = g->e;
+  struct gpu_access access = access_at(g, stream->loads[0], position);
+  if (regions > 1) {
+    struct gpu_access partial = access_at(g, stream->loads[1], position);
+    if (access.live_rows != partial.live_rows)
+      access.live_rows = emit_select(e, full, access.live_rows, partial.live_rows);
+    if (access.live_columns != partial.live_columns)
+      access.live_columns = emit_select(e, full, access.live_columns, partial.live_columns);
+  }
+  struct gpu_place place = slot_of(g, stream, slot);
+  gpu_copy(g, &access, stream->loads[0]->results[0]->type, &place);
+}
+
+/* Streams [first, end) of the tile at `position`. */
+static void copy_streams(struct gpu *g, const struct gpu_loop *loop, uint32_t first, uint32_t end,
+                         LLVMValueRef position, LLVMValueRef full, LLVMValueRef slot)
+{
+  for (uint32_t n = first; n < end; n++)
+    copy_stream(g, &loop->streams[n], loop->op->region_count, position, full, slot);
+  emit_gpu_copy_commit(g->e);
+}
+
+static LLVMValueRef get(struct gpu *g, LLVMTypeRef type, LLVMValueRef variable)
+{
+  return LLVMBuildLoad2(g->e->builder, type, variable, "");
+}
+
+/* The same of the next tile, where there is one. */
+static void copy_next(struct gpu *g, const struct gpu_loop *loop, uint32_t first, uint32_t end,
+                      LLVMValueRef slot)
+{
+  struct emit *e = g->e;
+  struct emit_branch branch;
+  emit_if(e, &branch, get(g, e->i1, loop->next_exists));
+  copy_streams(g, loop, first, end, get(g, e->i64, loop->next_position),
+               loop->next_full == NULL ? NULL : get(g, e->i1, loop->next_full), slot);
+  emit_else(e, &branch);
+  emit_end_if(e, &branch);
+}
+
+static int stream_of(const struct gpu_loop *loop, const struct tile_op *load)
+{
+  for (uint32_t n = 0; loop != NULL && n < loop->count; n++)
+    for (uint32_t r = 0; r < loop->op->region_count; r++)
+      if (loop->streams[n].loads[r] == load)
+        return (int)n;
+  return -1;
+}
+
+bool gpu_stream_bind(struct gpu *g, const struct tile_op *op)
+{
+  int n = stream_of(g->loop, op);
+  if (n < 0)
+    return false;
+  *gpu_value(g, op->results[0]) = (struct gpu_value){
+      .kind = GPU_STREAM, .place = slot_of(g, &g->loop->streams[n], g->loop->slot)};
+  return true;
+}
+
+void gpu_stream_arrive(struct gpu *g, const struct tile_value *value)
+{
+  struct emit *e = g->e;
+  struct gpu_value *v = gpu_value(g, value);
+  if (v->kind != GPU_STREAM)
+    return;
+  struct gpu_loop *loop = g->loop;
+  uint32_t n = (uint32_t)stream_of(loop, value->def);
+  assert(loop->stages == 2 || loop->arrived == n);
+  v->kind = GPU_SHARED;
+  v->in_shared = true;
+  if (loop->stages == 1 || loop->arrived == 0) {
+    emit_gpu_copy_wait(e, 0);
+    emit_gpu_barrier(e);
+  }
+  if (loop->stages == 1 && n + 1 < loop->count)
+    copy_streams(g, loop, n + 1, n + 2, loop->position, loop->full, NULL);
+  else if (loop->stages == 1)
+    copy_next(g, loop, 0, 1, NULL);
+  else if (loop->arrived == 0)
+    copy_next(g, loop, 0, loop->count, LLVMBuildXor(e->builder, loop->slot, emit_i32(e, 1), ""));
+  loop->arrived++;
+}
+
+/* ---- values that loops and branches pass on ---- */
+
+static LLVMValueRef variable(struct gpu *g, LLVMTypeRef type)
+{
+  struct emit *e = g->e;
+  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
+  LLVMPositionBuilderBefore(e->builder, LLVMGetBasicBlockTerminator(e->entry));
+  LLVMValueRef slot = LLVMBuildAlloca(e->builder, type, "");
+  LLVMPositionBuilderAtEnd(e->builder, here);
+  return slot;
+}
+
+static void set(struct gpu *g, LLVMValueRef variable, LLVMValueRef value)
+{
+  LLVMBuildStore(g->e->builder, value, variable);
+}
+
+static LLVMTypeRef scalar_type(struct gpu *g, enum tile_element element)
+{
+  return emit_expr_type(g->e, tile_element_expr_type(element));
+}
+
+/* Stack variables, which LLVM turns into registers: by result and register. */
+static LLVMValueRef **carried_new(struct gpu *g, const struct tile_op *op)
+{
+  LLVMValueRef **carried = ARENA_ARRAY(g->arena, LLVMValueRef *, op->result_count);
+  for (uint32_t k = 0; k < op->result_count; k++) {
+    struct tile_type type = op->results[k]->type;
+    bool tile = type.kind == TILE_KIND_TILE;
+    uint32_t count = tile ? gpu_register_count(g, type) : 1;
+    carried[k] = ARENA_ARRAY(g->arena, LLVMValueRef, count);
+    for (uint32_t n = 0; n < count; n++)
+      carried[k][n] = variable(g, tile ? gpu_register_type(g, type) : scalar_type(g, type.element));
+  }
+  return carried;
+}
+
+static void carried_set(struct gpu *g, const struct tile_op *op, LLVMValueRef **carried,
+                        struct tile_value *const *values)
+{
+  /* All are fetched before any is set: a value may be passed on in another's place. */
+  const LLVMValueRef **registers = ARENA_ARRAY(g->arena, const LLVMValueRef *, op->result_count);
+  for (uint32_t k = 0; k < op->result_count; k++)
+    registers[k] = values[k]->type.kind == TILE_KIND_TILE ? gpu_registers(g, values[k])
+                                                          : &gpu_value(g, values[k])->scalar;
+  for (uint32_t k = 0; k < op->result_count; k++) {
+    struct tile_type type = op->results[k]->type;
+    uint32_t count = type.kind == TILE_KIND_TILE ? gpu_register_count(g, type) : 1;
+    for (uint32_t n = 0; n < count; n++)
+      set(g, carried[k][n], registers[k][n]);
+  }
+}
+
+static void carried_get(struct gpu *g, const struct tile_op *op, LLVMValueRef **carried,
+                        struct tile_value *const *values)
+{
+  for (uint32_t k = 0; k < op->result_count; k++) {
+    struct tile_type type = values[k]->type;
+    if (type.kind != TILE_KIND_TILE) {
+      *gpu_value(g, values[k]) = (struct gpu_value){
+          .kind = GPU_SCALAR, .scalar = get(g, scalar_type(g, type.element), carried[k][0])};
+      continue;
+    }
+    LLVMValueRef *registers = gpu_new_fragment(g, values[k]);
+    for (uint32_t n = 0; n < gpu_register_count(g, type); n++)
+      registers[n] = get(g, gpu_register_type(g, type), carried[k][n]);
+  }
+}
+
+static void lower_body(struct gpu *g, const struct tile_op *op, uint32_t region,
+                       LLVMValueRef position, LLVMValueRef **carried)
+{
+  const struct tile_region *body = op->regions[region];
+  uint32_t used = g->shared_used;
+  if (position != NULL) {
+    *gpu_value(g, body->arguments[0]) = (struct gpu_value){.kind = GPU_SCALAR, .scalar = position};
+    carried_get(g, op, carried, body->arguments + 1);
+  }
+  gpu_lower_region(g, body);
+  if (op->result_count > 0)
+    carried_set(g, op, carried, body->last->operands);
+  g->shared_used = used;
+}
+
+void gpu_if(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  LLVMValueRef **carried = carried_new(g, op);
+  struct emit_branch branch;
+  struct gpu_loop *loop = g->loop;
+  g->loop = NULL; /* no stream arrives in a branch */
+  emit_if(e, &branch, gpu_element(g, op->operands[0], 0, 0));
+  lower_body(g, op, 0, NULL, carried);
+  emit_else(e, &branch);
+  lower_body(g, op, 1, NULL, carried);
+  emit_end_if(e, &branch);
+  g->loop = loop;
+  carried_get(g, op, carried, op->results);
+}
+
+/* ---- loops ---- */
+
+/* The loop's buffers, and the copies that come before the first tile, which `next` describes. */
+static void loop_begin(struct gpu *g, struct gpu_loop *loop)
+{
+  struct emit *e = g->e;
+  loop->outer = g->loop;
+  loop->next_position = variable(g, e->i64);
+  loop->next_exists = variable(g, e->i1);
+  plan_streams(g, loop);
+  if (loop->count > 0 && loop->stages == 2) {
+    loop->slot_variable = variable(g, e->i32);
+    set(g, loop->slot_variable, emit_i32(e, 0));
+  }
+}
+
+static void loop_start(struct gpu *g, struct gpu_loop *loop)
+{
+  if (loop->count == 0)
+    return;
+  emit_gpu_barrier(g->e); /* whoever read what lay in the buffers before is done */
+  copy_next(g, loop, 0, loop->stages == 2 ? loop->count : 1,
+            loop->stages == 2 ? emit_i32(g->e, 0) : NULL);
+}
+
+static void loop_region(struct gpu *g, struct gpu_loop *loop, uint32_t region,
+                        LLVMValueRef **carried)
+{
+  loop->arrived = 0;
+  loop->full = region == 0 ? LLVMConstInt(g->e->i1, 1, false) : LLVMConstInt(g->e->i1, 0, false);
+  g->loop = loop;
+  lower_body(g, loop->op, region, loop->position, carried);
+  g->loop = loop->outer;
+}
+
+static void loop_turn(struct gpu *g, struct gpu_loop *loop)
+{
+  loop->slot = loop->slot_variable == NULL ? NULL : get(g, g->e->i32, loop->slot_variable);
+}
+
+static void loop_end_turn(struct gpu *g, struct gpu_loop *loop)
+{
+  if (loop->slot_variable != NULL)
+    set(g, loop->slot_variable, LLVMBuildXor(g->e->builder, loop->slot, emit_i32(g->e, 1), ""));
+}
+
+void gpu_for(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  uint32_t used = g->shared_used;
+  struct gpu_loop loop = {.op = op};
+  LLVMValueRef **carried = carried_new(g, op);
+  carried_set(g, op, carried, op->operands + 2);
+  loop_begin(g, &loop);
+  LLVMValueRef lo = gpu_index(g, op->operands[0]), hi = gpu_index(g, op->operands[1]);
+  set(g, loop.next_position, lo);
+  set(g, loop.next_exists, LLVMBuildICmp(e->builder, LLVMIntSLT, lo, hi, ""));
+  loop_start(g, &loop);
+  LLVMBasicBlockRef head = emit_block(e, "next"), body = emit_block(e, "turn"),
+                    exit = emit_block(e, "done");
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, head);
+  LLVMBuildCondBr(e->builder, get(g, e->i1, loop.next_exists), body, exit);
+  LLVMPositionBuilderAtEnd(e->builder, body);
+  loop.position = get(g, e->i64, loop.next_position);
+  LLVMValueRef next = LLVMBuildAdd(e->builder, loop.position, emit_i64(e, op->step), "");
+  set(g, loop.next_position, next);
+  set(g, loop.next_exists, LLVMBuildICmp(e->builder, LLVMIntSLT, next, hi, ""));
+  loop_turn(g, &loop);
+  loop_region(g, &loop, 0, carried);
+  loop_end_turn(g, &loop);
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, exit);
+  carried_get(g, op, carried, op->results);
+  g->shared_used = used;
+}
+
+/* ---- for_segments ---- */
+
+/* The expressions of the tests read the op's extra operands, which follow its segments. */
+static LLVMValueRef extra_operand(void *user, uint32_t index)
+{
+  struct gpu *g = user;
+  return gpu_value(g, g->op->operands[2 * g->op->segment_count + index])->scalar;
+}
+
+struct walk {
+  const struct tile_op *op;
+  LLVMValueRef *from, *to; /* i32: each segment's tiles */
+  LLVMValueRef end;        /* i32: of all */
+  LLVMValueRef cursor;     /* variable i32: the first tile that was not looked at */
+};
+
+/* The number of a position's tile: positions have 31 bits, so that an i32 is enough. */
+static LLVMValueRef floor_tiles(struct gpu *g, LLVMValueRef position, uint32_t step)
+{
+  struct emit *e = g->e;
+  LLVMValueRef bounded =
+      emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){position, emit_i64(e, 0)}, 2);
+  bounded =
+      emit_intrinsic(e, "llvm.smin", e->i64, (LLVMValueRef[]){bounded, emit_i64(e, INT32_MAX)}, 2);
+  return LLVMBuildUDiv(e->builder, LLVMBuildTrunc(e->builder, bounded, e->i32, ""),
+                       emit_i32(e, (int32_t)step), "");
+}
+
+static void walk_begin(struct gpu *g, struct walk *walk, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  walk->op = op;
+  walk->from = ARENA_ARRAY(g->arena, LLVMValueRef, op->segment_count + 1);
+  walk->to = ARENA_ARRAY(g->arena, LLVMValueRef, op->segment_count + 1);
+  walk->end = emit_i32(e, 0);
+  for (uint32_t k = 0; k < op->segment_count; k++) {
+    LLVMValueRef lo = gpu_index(g, op->operands[2 * k]), hi = gpu_index(g, op->operands[2 * k + 1]);
+    lo = emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){lo, emit_i64(e, 0)}, 2);
+    walk->from[k] = floor_tiles(g, lo, op->step);
+    LLVMValueRef last =
+        floor_tiles(g, LLVMBuildAdd(e->builder, hi, emit_i64(e, op->step - 1), ""), op->step);
+    LLVMValueRef empty = LLVMBuildICmp(e->builder, LLVMIntSGE, lo, hi, "");
+    walk->to[k] = emit_select(e, empty, emit_i32(e, 0), last);
+    walk->end = emit_intrinsic(e, "llvm.smax", e->i32, (LLVMValueRef[]){walk->end, walk->to[k]}, 2);
+  }
+  walk->cursor = variable(g, e->i32);
+  set(g, walk->cursor, emit_i32(e, 0));
+}
+
+/* Moves on to the next tile that `may` does not exclude; sets the loop's `next` variables. */
+static void walk_on(struct gpu *g, const struct walk *walk, struct gpu_loop *loop)
+{
+  struct emit *e = g->e;
+  const struct tile_op *op = walk->op;
+  const LLVMValueRef never = emit_i32(e, INT32_MAX);
+  LLVMBasicBlockRef head = emit_block(e, "look"), look = emit_block(e, "tile"),
+                    found = emit_block(e, "found"), none = emit_block(e, "none"),
+                    exit = emit_block(e, "walked");
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, head);
+  LLVMValueRef at_least = get(g, e->i32, walk->cursor), tile = never;
+  for (uint32_t k = 0; k < op->segment_count; k++) {
+    LLVMValueRef first =
+        emit_intrinsic(e, "llvm.smax", e->i32, (LLVMValueRef[]){walk->from[k], at_least}, 2);
+    LLVMValueRef inside = LLVMBuildICmp(e->builder, LLVMIntSLT, first, walk->to[k], "");
+    first = emit_select(e, inside, first, never);
+    tile = emit_intrinsic(e, "llvm.smin", e->i32, (LLVMValueRef[]){tile, first}, 2);
+  }
+  LLVMBuildCondBr(e->builder, LLVMBuildICmp(e->builder, LLVMIntSLT, tile, walk->end, ""), look,
+                  none);
+  LLVMPositionBuilderAtEnd(e->builder, look);
+  set(g, walk->cursor, LLVMBuildAdd(e->builder, tile, emit_i32(e, 1), ""));
+  LLVMValueRef start = LLVMBuildMul(e->builder, LLVMBuildZExt(e->builder, tile, e->i64, ""),
+                                    emit_i64(e, op->step), "");
+  emit_expression_reset(&g->expression);
+  g->op = op;
+  g->expression.operand = extra_operand;
+  g->expression.user = g;
+  g->expression.variables[EXPR_VAR_TILE_J0] = start;
+  g->expression.variables[EXPR_VAR_TILE_J1] =
+      LLVMBuildAdd(e->builder, start, emit_i64(e, op->step - 1), "");
+  LLVMBuildCondBr(e->builder, emit_expression(&g->expression, op->expr), found, head);
+  LLVMPositionBuilderAtEnd(e->builder, found);
+  set(g, loop->next_full, emit_expression(&g->expression, op->expr2));
+  set(g, loop->next_position, start);
+  set(g, loop->next_exists, LLVMConstInt(e->i1, 1, false));
+  LLVMBuildBr(e->builder, exit);
+  LLVMPositionBuilderAtEnd(e->builder, none);
+  set(g, loop->next_exists, LLVMConstInt(e->i1, 0, false));
+  LLVMBuildBr(e->builder, exit);
+  LLVMPositionBuilderAtEnd(e->builder, exit);
+}
+
+void gpu_for_segments(struct gpu *g, const struct tile_op *op)
+{
+  struct emit *e = g->e;
+  uint32_t used = g->shared_used;
+  struct gpu_loop loop = {.op = op, .next_full = variable(g, e->i1)};
+  LLVMValueRef **carried = carried_new(g, op);
+  carried_set(g, op, carried, op->operands + 2 * op->segment_count + op->extra_count);
+  loop_begin(g, &loop);
+  struct walk walk;
+  walk_begin(g, &walk, op);
+  gpu_order_reads(g, op->expr);
+  gpu_order_reads(g, op->expr2);
+  walk_on(g, &walk, &loop);
+  loop_start(g, &loop);
+  LLVMBasicBlockRef head = emit_block(e, "next"), body = emit_block(e, "turn"),
+                    exit = emit_block(e, "done");
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, head);
+  LLVMBuildCondBr(e->builder, get(g, e->i1, loop.next_exists), body, exit);
+  LLVMPositionBuilderAtEnd(e->builder, body);
+  loop.position = get(g, e->i64, loop.next_position);
+  LLVMValueRef full = get(g, e->i1, loop.next_full);
+  walk_on(g, &walk, &loop);
+  loop_turn(g, &loop);
+  struct emit_branch branch;
+  emit_if(e, &branch, full);
+  loop_region(g, &loop, 0, carried);
+  emit_else(e, &branch);
+  loop_region(g, &loop, 1, carried);
+  emit_end_if(e, &branch);
+  loop_end_turn(g, &loop);
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, exit);
+  carried_get(g, op, carried, op->results);
+  g->shared_used = used;
+}

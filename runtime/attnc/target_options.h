@@ -1,0 +1,14 @@
+/* --target and --schedule: what code is made for, and in which tiles. */
+#ifndef ATTN_RUNTIME_ATTNC_TARGET_OPTIONS_H
+#define ATTN_RUNTIME_ATTNC_TARGET_OPTIONS_H
+
+#include "compiler/pipeline.h"
+#include "runtime/attnc/options.h"
+
+#define SCHEDULE_OPTION_HELP "rows, columns, warps, ... of a tile, instead of the table's"
+
+/* Each a status other than FINE after a complaint. */
+enum exit_status target_option(const char *name, enum target *target);
+enum exit_status schedule_option(const struct option_list *list, struct schedule *schedule);
+
+#endif

@@ -1,0 +1,341 @@
+/* Tile sizes for GPUs: what a program asks of a block, counted by hand for small ones, and that
+ * what is chosen fits. */
+#include "compiler/schedule/schedule.h"
+#include "dsl/expr_fold.h"
+#include "tests/unit/build_programs.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+struct world {
+  struct arena arena;
+  struct source_set sources;
+  struct diagnostics diagnostics;
+  const struct spec *spec;
+};
+
+static void open_spec(struct world *w, const char *text)
+{
+  *w = (struct world){0};
+  arena_init(&w->arena);
+  ck_assert(!arena_guard(&w->arena));
+  source_set_init(&w->sources, &w->arena);
+  diagnostics_init(&w->diagnostics, &w->arena, &w->sources);
+  uint32_t source = source_add(&w->sources, "test.attn", text, strlen(text));
+  struct spec_file *file = spec_check(&w->arena, &w->sources, source, NULL, &w->diagnostics);
+  ck_assert_msg(!diagnostics_has_errors(&w->diagnostics), "%s",
+                diagnostics_print(&w->diagnostics, false));
+  w->spec = file->specs.items[0];
+}
+
+static const struct compiled *build_with(struct world *w, enum dtype type, struct schedule schedule)
+{
+  const struct compile_options options = {
+      .target = TARGET_SM_80, .type = type, .schedule = schedule};
+  struct compiled *compiled = compile_build(&w->arena, w->spec, &options, &w->diagnostics);
+  ck_assert_msg(compiled != NULL, "%s", diagnostics_print(&w->diagnostics, false));
+  ck_assert_ptr_null(tile_verify(&w->arena, compiled->program));
+  return compiled;
+}
+
+static struct budget budget_with(struct world *w, enum dtype type, struct schedule schedule)
+{
+  const struct compiled *compiled = build_with(w, type, schedule);
+  return budget_of_program(&w->arena, compiled->program, &compiled->options.schedule);
+}
+
+#define CAUSAL "attention a {\n heads q = 4, kv = 2\n dim 64\n mask causal\n}\n"
+
+/* ---- counting ---- */
+
+START_TEST(rows_lie_in_different_banks)
+{
+  for (uint32_t columns = 16; columns <= 1024; columns += 16) {
+    uint32_t half = budget_pitch(columns, TILE_F16, false);
+    ck_assert_uint_ge(half, columns * 2);
+    ck_assert_uint_lt(half, columns * 2 + 32);
+    ck_assert_uint_eq(half % 32, 16);
+    ck_assert_uint_eq(half, budget_pitch(columns, TILE_BF16, true));
+    ck_assert_uint_eq(budget_pitch(columns, TILE_F32, true) % 32, 16);
+    uint32_t pairs = budget_pitch(columns, TILE_F32, false);
+    ck_assert_uint_ge(pairs, columns * 4);
+    ck_assert_uint_lt(pairs, columns * 4 + 128);
+    ck_assert_uint_eq(pairs % 128, 32);
+  }
+}
+END_TEST
+
+/* s = q k^T and o += s v in a loop; 64 rows, 32 keys, 64 channels of f16. */
+static const char products[] =
+    "kernel k\n"
+    "  tensor q f16[2]\n  tensor k f16[2]\n  tensor v f16[2]\n  tensor o f16[2] written\n"
+    "{\n"
+    "  %n: index = scalar => 1L\n"
+    "  parallel (%t) < (%n) {\n"
+    "    %zero: index = scalar => 0L\n"
+    "    %end: index = scalar => 256L\n"
+    "    %all: index = scalar => 64L\n"
+    "    %q: f16[64,64] = load q[%zero, %zero] rows 0 columns 1 live %all, %all\n"
+    "    %nothing: f32 = scalar => 0.0\n"
+    "    %start: f32[64,64] = splat %nothing\n"
+    "    %o: f32[64,64] = for %j = %zero to %end step 32 carry (%acc = %start) {\n"
+    "      %k: f16[32,64] = load k[%j, %zero] rows 0 columns 1 live %all, %all\n"
+    "      %s: f32[64,32] = product %q, %k transposed\n"
+    "      %p: f16[64,32] = convert %s\n"
+    "      %v: f16[32,64] = load v[%j, %zero] rows 0 columns 1 live %all, %all\n"
+    "      %next: f32[64,64] = product %p, %v, %acc\n"
+    "      yield %next\n"
+    "    }\n"
+    "    store %o to o[%zero, %zero] rows 0 columns 1 live %all, %all\n"
+    "  }\n"
+    "}\n";
+
+static struct budget budget_of_text(const char *text, struct schedule schedule)
+{
+  struct arena arena;
+  struct source_set sources;
+  struct diagnostics diagnostics;
+  struct expr_pool pool;
+  arena_init(&arena);
+  ck_assert(!arena_guard(&arena));
+  source_set_init(&sources, &arena);
+  diagnostics_init(&diagnostics, &arena, &sources);
+  expr_pool_init(&pool, &arena);
+  uint32_t source = source_add(&sources, "test.tile", text, strlen(text));
+  const struct tile_program *program = tile_parse(&arena, &pool, &sources, source, &diagnostics);
+  ck_assert_msg(program != NULL, "%s", diagnostics_print(&diagnostics, false));
+  struct budget budget = budget_of_program(&arena, program, &schedule);
+  arena_free(&arena);
+  return budget;
+}
+
+START_TEST(buffers_are_counted)
+{
+  const size_t row = 64 * 2 + 16, q = 64 * row, tile = 32 * row;
+  struct schedule schedule = {.warps = 4, .column_warps = 1, .stages = 1};
+  struct budget one = budget_of_text(products, schedule);
+  ck_assert_uint_eq(one.shared, q + 2 * tile);
+  schedule.stages = 2;
+  ck_assert_uint_eq(budget_of_text(products, schedule).shared, q + 4 * tile);
+  /* Weights go from warp to warp: 64 rows of 32 in f16. */
+  schedule = (struct schedule){.warps = 8, .column_warps = 2, .stages = 1};
+  ck_assert_uint_eq(budget_of_text(products, schedule).shared, q + 2 * tile + 64 * (32 * 2 + 16));
+}
+END_TEST
+
+/* A warp has 16 rows: 8 blocks of o and 4 of s, four numbers each; then s is o's weights. */
+START_TEST(registers_are_counted)
+{
+  struct schedule four = {.warps = 4, .column_warps = 1, .stages = 1};
+  struct schedule two = {.warps = 2, .column_warps = 1, .stages = 1};
+  struct schedule wide = {.warps = 8, .column_warps = 2, .stages = 1};
+  uint32_t tiles = (8 + 4) * 4;
+  uint32_t rest = budget_of_text(products, four).registers - tiles;
+  ck_assert_uint_lt(rest, 100);
+  ck_assert_uint_eq(budget_of_text(products, two).registers, rest + 2 * tiles);
+  ck_assert_uint_eq(budget_of_text(products, wide).registers, rest + tiles / 2);
+}
+END_TEST
+
+START_TEST(more_asks_for_more)
+{
+  struct world w;
+  open_spec(&w, CAUSAL);
+  for (int t = 0; t < 2; t++) {
+    enum dtype type = t == 0 ? DTYPE_F32 : DTYPE_BF16;
+    struct schedule base = {.rows = 64, .columns = 32, .warps = 4, .column_warps = 1, .stages = 1};
+    struct budget last = budget_with(&w, type, base);
+    for (uint32_t columns = 48; columns <= 128; columns += 16) {
+      base.columns = columns;
+      struct budget next = budget_with(&w, type, base);
+      ck_assert_uint_gt(next.registers, last.registers);
+      ck_assert_uint_gt(next.shared, last.shared);
+      last = next;
+    }
+    base.columns = 32;
+    last = budget_with(&w, type, base);
+    for (uint32_t rows = 128; rows <= 256; rows += 64) {
+      base.rows = rows;
+      struct budget next = budget_with(&w, type, base);
+      ck_assert_uint_gt(next.registers, last.registers);
+      ck_assert_uint_gt(next.shared, last.shared);
+      last = next;
+    }
+    struct schedule other = base;
+    other.warps = 8;
+    ck_assert_uint_lt(budget_with(&w, type, other).registers, last.registers);
+    other = base;
+    other.stages = 2;
+    ck_assert_uint_gt(budget_with(&w, type, other).shared, last.shared);
+    ck_assert_uint_eq(budget_with(&w, type, other).registers, last.registers);
+  }
+  arena_free(&w.arena);
+}
+END_TEST
+
+/* ---- choosing ---- */
+
+static void expect_fit(struct world *w, const char *text, enum dtype type, uint32_t share)
+{
+  open_spec(w, text);
+  const struct compiled *compiled = build_with(w, type, (struct schedule){0});
+  const struct schedule *s = &compiled->options.schedule;
+  struct budget budget = budget_of_program(&w->arena, compiled->program, s);
+  ck_assert_msg(budget.registers <= BUDGET_REGISTERS, "%s: %u registers", text, budget.registers);
+  ck_assert_msg(budget.shared <= BUDGET_MOST_SHARED, "%s: %zu bytes", text, budget.shared);
+  if (w->spec->dim_v <= 256)
+    ck_assert_msg(budget.shared <= BUDGET_SHARED, "%s: %zu bytes", text, budget.shared);
+  ck_assert_uint_eq(s->rows % share, 0);
+  ck_assert_uint_eq(s->columns % 16, 0);
+  ck_assert_uint_eq(s->warps % s->column_warps, 0);
+  ck_assert_ptr_null(schedule_is_wrong(s));
+  arena_free(&w->arena);
+}
+
+START_TEST(every_size_fits)
+{
+  static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+  static const char *const masks[] = {"true", "0 <= i - j < 100",
+                                      "(i - j) % 3 == 0 and i * j < 99"};
+  for (uint32_t dim = 16; dim <= 256; dim += 8)
+    for (uint32_t t = 0; t < 3; t++) {
+      struct world w;
+      char text[256];
+      snprintf(text, sizeof(text), "attention a {\n heads q = 14, kv = 2\n dim %u\n mask %s\n}\n",
+               dim, masks[dim / 8 % 3]);
+      expect_fit(&w, text, types[t], 7);
+    }
+}
+END_TEST
+
+START_TEST(odd_ones_fit)
+{
+  static const char *const texts[] = {
+      "attention a {\n heads q = 128, kv = 1\n dim qk = 576, v = 512\n value k[0:512]\n}\n",
+      "attention a {\n heads q = 71, kv = 1\n dim 64\n}\n",
+      "attention a {\n heads 1\n dim qk = 256, v = 128\n map x = softmax(dot(q[0:128], k[0:128]))\n"
+      " map y = softmax(dot(q[128:256], k[128:256]))\n weight x - 0.5 * y\n}\n",
+      "attention a {\n heads 1\n dim 128\n mask causal\n position rope()\n output mass\n}\n",
+  };
+  static const uint32_t shares[] = {16, 1, 1, 1};
+  for (size_t k = 0; k < sizeof(texts) / sizeof(texts[0]); k++)
+    for (int t = 0; t < 2; t++) {
+      struct world w;
+      expect_fit(&w, texts[k], t == 0 ? DTYPE_F32 : DTYPE_F16, shares[k]);
+    }
+}
+END_TEST
+
+START_TEST(what_is_asked_for_stays)
+{
+  struct world w;
+  open_spec(&w, "attention a {\n heads 1\n dim 256\n}\n");
+  const struct schedule asked = {.rows = 256, .columns = 256, .warps = 4};
+  const struct schedule *got = &build_with(&w, DTYPE_F32, asked)->options.schedule;
+  ck_assert_uint_eq(got->rows, 256);
+  ck_assert_uint_eq(got->columns, 256);
+  ck_assert_uint_eq(got->warps, 4);
+  arena_free(&w.arena);
+}
+END_TEST
+
+START_TEST(wrong_schedules_are_errors)
+{
+  static const struct schedule wrong[] = {{.warps = 64},
+                                          {.stages = 3},
+                                          {.warps = 4, .column_warps = 3},
+                                          {.warps = 2, .column_warps = 4}};
+  for (size_t k = 0; k < sizeof(wrong) / sizeof(wrong[0]); k++) {
+    struct world w;
+    open_spec(&w, CAUSAL);
+    const struct compile_options options = {
+        .target = TARGET_SM_80, .type = DTYPE_F16, .schedule = wrong[k]};
+    ck_assert_ptr_null(compile_build(&w.arena, w.spec, &options, &w.diagnostics));
+    ck_assert(diagnostics_has_errors(&w.diagnostics));
+    arena_free(&w.arena);
+  }
+}
+END_TEST
+
+/* Programs that others wrote have their tiles; only the warps are left to choose. */
+START_TEST(wrapped_programs_get_warps)
+{
+  struct world w;
+  open_spec(&w, CAUSAL);
+  const struct compile_options host = {.target = TARGET_HOST, .type = DTYPE_F32};
+  struct compiled *built = compile_build(&w.arena, w.spec, &host, &w.diagnostics);
+  ck_assert_ptr_nonnull(built);
+  const struct compile_options gpu = {.target = TARGET_SM_80};
+  const struct schedule *s = &compile_wrap(&w.arena, built->program, &gpu)->options.schedule;
+  ck_assert_uint_gt(s->warps, 4); /* 192 rows by 128 keys */
+  ck_assert_ptr_null(schedule_is_wrong(s));
+  arena_free(&w.arena);
+}
+END_TEST
+
+/* ---- against what code is made with: no more, and for bare operands exactly that ---- */
+
+START_TEST(code_asks_for_what_was_told)
+{
+  static const char *const texts[] = {
+      CAUSAL,
+      "attention a {\n heads 2\n dim qk = 48, v = 80\n mask 0 <= i - j < 30\n position rope()\n}\n",
+      "attention a {\n heads q = 8, kv = 1\n dim 128\n}\n",
+  };
+  for (size_t k = 0; k < sizeof(texts) / sizeof(texts[0]); k++)
+    for (int t = 0; t < 2; t++)
+      for (uint32_t stages = 1; stages <= 2; stages++) {
+        struct world w;
+        open_spec(&w, texts[k]);
+        const struct compile_options options = {.target = TARGET_SM_80,
+                                                .type = t == 0 ? DTYPE_F32 : DTYPE_F16,
+                                                .schedule.stages = stages};
+        struct compiled *compiled = compile_build(&w.arena, w.spec, &options, &w.diagnostics);
+        ck_assert_ptr_nonnull(compiled);
+        const char *error = NULL;
+        char *text = NULL;
+        enum compile_status status =
+            compile_emit(&w.arena, compiled, COMPILE_OBJECT, &text, &error);
+        if (status == COMPILE_UNAVAILABLE) {
+          arena_free(&w.arena);
+          return;
+        }
+        ck_assert_msg(status == COMPILE_OK, "%s", error);
+        for (size_t n = 0; n < compiled->kernels.count; n++) {
+          const struct compiled_kernel *kernel = &compiled->kernels.items[n];
+          struct budget told =
+              budget_of_kernel(&w.arena, kernel->tile, &compiled->options.schedule);
+          bool plain = expr_is_true(w.spec->mask) && t > 0;
+          ck_assert_msg(kernel->shared_bytes <= told.shared &&
+                            (!plain || kernel->shared_bytes == told.shared),
+                        "%s: kernel %s was to take %zu bytes and takes %u", texts[k],
+                        kernel->tile->name, told.shared, kernel->shared_bytes);
+          ck_assert_uint_eq(kernel->threads, 32 * compiled->options.schedule.warps);
+        }
+        mem_free(compiled->code);
+        arena_free(&w.arena);
+      }
+}
+END_TEST
+
+int main(void)
+{
+  Suite *suite = suite_create("schedule");
+  TCase *tcase = tcase_create("schedule");
+  tcase_add_test(tcase, rows_lie_in_different_banks);
+  tcase_add_test(tcase, buffers_are_counted);
+  tcase_add_test(tcase, registers_are_counted);
+  tcase_add_test(tcase, more_asks_for_more);
+  tcase_add_test(tcase, every_size_fits);
+  tcase_add_test(tcase, odd_ones_fit);
+  tcase_add_test(tcase, what_is_asked_for_stays);
+  tcase_add_test(tcase, wrong_schedules_are_errors);
+  tcase_add_test(tcase, wrapped_programs_get_warps);
+  tcase_add_test(tcase, code_asks_for_what_was_told);
+  suite_add_tcase(suite, tcase);
+  SRunner *runner = srunner_create(suite);
+  srunner_run_all(runner, CK_ENV);
+  int failed = srunner_ntests_failed(runner);
+  srunner_free(runner);
+  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
