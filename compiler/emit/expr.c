@@ -682,9 +682,35 @@ static LLVMValueRef leaf(struct emit_expression *x, const struct expr *node)
   return NULL;
 }
 
+/* a * b + c as one operation on a GPU, where it rounds once; NULL where the node is none. The code
+ * generator would find it too, but only when it optimises, which takes longer than all else. */
+static LLVMValueRef fused(struct emit_expression *x, const struct expr *node)
+{
+  struct emit *e = x->e;
+  if (!e->gpu || node->type != EXPR_FLOAT || (node->op != EXPR_ADD && node->op != EXPR_SUB))
+    return NULL;
+  for (int k = 0; k < 2; k++) {
+    const struct expr *product = node->args[k];
+    if (product->op != EXPR_MUL || product->type != EXPR_FLOAT)
+      continue;
+    LLVMValueRef a = emit_expression(x, product->args[0]);
+    LLVMValueRef b = emit_expression(x, product->args[1]);
+    LLVMValueRef c = emit_expression(x, node->args[1 - k]);
+    if (node->op == EXPR_SUB && k == 0)
+      c = LLVMBuildFNeg(e->builder, c, "");
+    else if (node->op == EXPR_SUB)
+      a = LLVMBuildFNeg(e->builder, a, "");
+    return emit_fma(e, a, b, c);
+  }
+  return NULL;
+}
+
 static LLVMValueRef emit_node(struct emit_expression *x, const struct expr *node)
 {
   struct emit *e = x->e;
+  LLVMValueRef one = node->arg_count == 2 ? fused(x, node) : NULL;
+  if (one != NULL)
+    return one;
   if (node->arg_count == 0 && node->op != EXPR_READ && node->op != EXPR_HASH &&
       node->op != EXPR_UNIFORM)
     return leaf(x, node);

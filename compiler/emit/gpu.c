@@ -210,15 +210,6 @@ void emit_gpu_unpack(struct emit *e, enum dtype type, LLVMValueRef pair, LLVMVal
   out[1] = LLVMBuildBitCast(e->builder, high, e->f32, "");
 }
 
-LLVMValueRef emit_gpu_pin(struct emit *e, LLVMValueRef value)
-{
-  static const char constraints[] = "=r,0";
-  LLVMTypeRef type = LLVMFunctionType(e->i32, &e->i32, 1, false);
-  LLVMValueRef nothing = LLVMGetInlineAsm(type, "", 0, constraints, sizeof(constraints) - 1, true,
-                                          false, LLVMInlineAsmDialectATT, false);
-  return LLVMBuildCall2(e->builder, type, nothing, &value, 1, "");
-}
-
 void emit_gpu_copy(struct emit *e, unsigned bytes, LLVMValueRef shared, LLVMValueRef global,
                    LLVMValueRef present)
 {

@@ -68,10 +68,6 @@ LLVMValueRef emit_gpu_to_tf32(struct emit *e, LLVMValueRef value);
 LLVMValueRef emit_gpu_pack(struct emit *e, enum dtype type, LLVMValueRef low, LLVMValueRef high);
 void emit_gpu_unpack(struct emit *e, enum dtype type, LLVMValueRef pair, LLVMValueRef out[2]);
 
-/* The value (an i32), computed here: without this LLVM moves a computation to where its result is
- * used, over barriers, and what it is computed from stays in registers. */
-LLVMValueRef emit_gpu_pin(struct emit *e, LLVMValueRef value);
-
 /* Begins the copy of `bytes` (4, 8 or 16; both addresses aligned to as many) from global to shared
  * memory. `present` (i32; NULL for all): bytes to read, the others become zero; with 0 nothing is
  * read. */

@@ -227,9 +227,6 @@ void gpu_convert(struct gpu *g, const struct tile_op *op)
     elements[k] = x;
   }
   gpu_set_elements(g, to, elements);
-  if (gpu_is_packed(to->type)) /* half the registers from here on */
-    for (uint32_t k = 0; k < gpu_register_count(g, to->type); k++)
-      gpu_value(g, to)->elements[k] = emit_gpu_pin(e, gpu_value(g, to)->elements[k]);
   gpu_settle(g, to);
 }
 

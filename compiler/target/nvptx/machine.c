@@ -17,8 +17,10 @@ const char *nvptx_module_open(struct nvptx_module *module, struct arena *arena)
   LLVMTargetRef target;
   if (LLVMGetTargetFromTriple(triple, &target, &module->message) != 0)
     return arena_format(arena, "no code generator for %s: %s", triple, module->message);
+  /* Half the time of the next level, and what ptxas makes of it needs as many registers or fewer.
+   */
   module->machine =
-      LLVMCreateTargetMachine(target, triple, processor, features, LLVMCodeGenLevelLess,
+      LLVMCreateTargetMachine(target, triple, processor, features, LLVMCodeGenLevelNone,
                               LLVMRelocDefault, LLVMCodeModelDefault);
   struct emit *e = &module->e;
   emit_open_gpu(e, arena, "attn");
