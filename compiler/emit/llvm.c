@@ -186,6 +186,15 @@ void emit_store(struct emit *e, LLVMValueRef value, LLVMValueRef address, unsign
   LLVMSetAlignment(LLVMBuildStore(e->builder, value, address), align);
 }
 
+LLVMValueRef emit_variable(struct emit *e, LLVMTypeRef type)
+{
+  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
+  LLVMPositionBuilderBefore(e->builder, LLVMGetBasicBlockTerminator(e->entry));
+  LLVMValueRef slot = LLVMBuildAlloca(e->builder, type, "");
+  LLVMPositionBuilderAtEnd(e->builder, here);
+  return slot;
+}
+
 void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LLVMValueRef hi,
                      int64_t step, const LLVMValueRef *init, unsigned count)
 {

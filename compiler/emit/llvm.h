@@ -61,6 +61,9 @@ LLVMValueRef emit_address(struct emit *e, LLVMTypeRef element, LLVMValueRef base
 LLVMValueRef emit_load(struct emit *e, LLVMTypeRef type, LLVMValueRef address, unsigned align);
 void emit_store(struct emit *e, LLVMValueRef value, LLVMValueRef address, unsigned align);
 
+/* A variable of the function at hand, on its stack; LLVM turns it into registers. */
+LLVMValueRef emit_variable(struct emit *e, LLVMTypeRef type);
+
 /* for (index = lo; index < hi; index += step), with values carried from one turn to the next. */
 enum { EMIT_MAX_CARRIED = 32 };
 struct emit_loop {

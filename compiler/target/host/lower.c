@@ -93,16 +93,6 @@ struct carried {
       *slots; /* of scalars: addresses of stack variables, which LLVM turns into registers */
 };
 
-static LLVMValueRef stack_slot(struct host *h, LLVMTypeRef type)
-{
-  struct emit *e = &h->e;
-  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
-  LLVMPositionBuilderBefore(e->builder, LLVMGetBasicBlockTerminator(e->entry));
-  LLVMValueRef slot = LLVMBuildAlloca(e->builder, type, "");
-  LLVMPositionBuilderAtEnd(e->builder, here);
-  return slot;
-}
-
 static struct carried carried_new(struct host *h, const struct tile_op *op)
 {
   struct carried carried = {ARENA_ARRAY(h->arena, struct host_value, op->result_count),
@@ -110,7 +100,7 @@ static struct carried carried_new(struct host *h, const struct tile_op *op)
   for (uint32_t k = 0; k < op->result_count; k++) {
     const struct tile_value *result = op->results[k];
     if (result->type.kind == TILE_KIND_SCALAR) {
-      carried.slots[k] = stack_slot(h, scalar_type(h, result->type.element));
+      carried.slots[k] = emit_variable(&h->e, scalar_type(h, result->type.element));
       continue;
     }
     host_place(h, result);
@@ -258,7 +248,7 @@ static void lower_for_segments(struct host *h, const struct tile_op *op)
   }
   /* cursor: the first tile that was not looked at. The next to visit is the least tile >= cursor in
    * any segment. */
-  LLVMValueRef cursor = stack_slot(h, e->i64);
+  LLVMValueRef cursor = emit_variable(&h->e, e->i64);
   LLVMBuildStore(e->builder, emit_i64(e, 0), cursor);
   LLVMBasicBlockRef head = emit_block(e, "next_tile");
   LLVMBasicBlockRef body = emit_block(e, "tile");

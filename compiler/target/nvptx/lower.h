@@ -74,6 +74,11 @@ enum { GPU_SHARED_LIMIT = 166912 /* bytes: 163 KiB, of compute capability 8.0 */
 const char *nvptx_lower_kernel(struct emit *e, struct arena *arena, const struct compiled *compiled,
                                struct compiled_kernel *kernel);
 
+static inline uint32_t gpu_threads(const struct gpu *g)
+{
+  return g->row_warps * g->column_warps * EMIT_WARP;
+}
+
 /* ---- coordinates.c ---- */
 struct gpu_shape gpu_shape(const struct gpu *g, struct tile_type type);
 uint32_t gpu_row_blocks(const struct gpu *g, uint32_t rows);       /* of 16 rows, of one warp */

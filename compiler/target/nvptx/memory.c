@@ -281,11 +281,6 @@ void gpu_load(struct gpu *g, const struct tile_op *op)
 
 /* ---- into shared memory ---- */
 
-static uint32_t threads_of(const struct gpu *g)
-{
-  return g->row_warps * g->column_warps * EMIT_WARP;
-}
-
 /* What one thread copies in each turn of copy_chunks. */
 struct chunk {
   LLVMValueRef row, column; /* i32 */
@@ -347,7 +342,7 @@ static void copy_chunks(struct gpu *g, const struct gpu_access *a, struct tile_t
 {
   struct emit *e = g->e;
   const uint32_t per_chunk = 16 / gpu_element_bytes(place->element);
-  const uint32_t chunks = place->columns / per_chunk, threads = threads_of(g);
+  const uint32_t chunks = place->columns / per_chunk, threads = gpu_threads(g);
   const uint32_t total = chunks * place->rows;
   /* Where a turn is a whole number of rows, each thread keeps its column and moves down. */
   bool moves_down =
@@ -389,7 +384,7 @@ static void copy_elements(struct gpu *g, const struct gpu_access *a, struct tile
                           const struct gpu_place *place)
 {
   struct emit *e = g->e;
-  const uint32_t threads = threads_of(g);
+  const uint32_t threads = gpu_threads(g);
   struct emit_loop loop;
   emit_loop_begin(e, &loop, g->thread, emit_i32(e, (int32_t)(place->rows * place->columns)),
                   threads, NULL, 0);

@@ -260,16 +260,6 @@ void gpu_stream_arrive(struct gpu *g, const struct tile_value *value)
 
 /* ---- values that loops and branches pass on ---- */
 
-static LLVMValueRef variable(struct gpu *g, LLVMTypeRef type)
-{
-  struct emit *e = g->e;
-  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
-  LLVMPositionBuilderBefore(e->builder, LLVMGetBasicBlockTerminator(e->entry));
-  LLVMValueRef slot = LLVMBuildAlloca(e->builder, type, "");
-  LLVMPositionBuilderAtEnd(e->builder, here);
-  return slot;
-}
-
 static void set(struct gpu *g, LLVMValueRef variable, LLVMValueRef value)
 {
   LLVMBuildStore(g->e->builder, value, variable);
@@ -290,7 +280,8 @@ static LLVMValueRef **carried_new(struct gpu *g, const struct tile_op *op)
     uint32_t count = tile ? gpu_register_count(g, type) : 1;
     carried[k] = ARENA_ARRAY(g->arena, LLVMValueRef, count);
     for (uint32_t n = 0; n < count; n++)
-      carried[k][n] = variable(g, tile ? gpu_register_type(g, type) : scalar_type(g, type.element));
+      carried[k][n] =
+          emit_variable(g->e, tile ? gpu_register_type(g, type) : scalar_type(g, type.element));
   }
   return carried;
 }
@@ -365,11 +356,11 @@ static void loop_begin(struct gpu *g, struct gpu_loop *loop)
 {
   struct emit *e = g->e;
   loop->outer = g->loop;
-  loop->next_position = variable(g, e->i64);
-  loop->next_exists = variable(g, e->i1);
+  loop->next_position = emit_variable(g->e, e->i64);
+  loop->next_exists = emit_variable(g->e, e->i1);
   plan_streams(g, loop);
   if (loop->count > 0 && loop->stages == 2) {
-    loop->slot_variable = variable(g, e->i32);
+    loop->slot_variable = emit_variable(g->e, e->i32);
     set(g, loop->slot_variable, emit_i32(e, 0));
   }
 }
@@ -480,7 +471,7 @@ static void walk_begin(struct gpu *g, struct walk *walk, const struct tile_op *o
     walk->to[k] = emit_select(e, empty, emit_i32(e, 0), last);
     walk->end = emit_intrinsic(e, "llvm.smax", e->i32, (LLVMValueRef[]){walk->end, walk->to[k]}, 2);
   }
-  walk->cursor = variable(g, e->i32);
+  walk->cursor = emit_variable(g->e, e->i32);
   set(g, walk->cursor, emit_i32(e, 0));
 }
 
@@ -532,7 +523,7 @@ void gpu_for_segments(struct gpu *g, const struct tile_op *op)
 {
   struct emit *e = g->e;
   uint32_t used = g->shared_used;
-  struct gpu_loop loop = {.op = op, .next_full = variable(g, e->i1)};
+  struct gpu_loop loop = {.op = op, .next_full = emit_variable(g->e, e->i1)};
   LLVMValueRef **carried = carried_new(g, op);
   carried_set(g, op, carried, op->operands + 2 * op->segment_count + op->extra_count);
   loop_begin(g, &loop);

@@ -100,11 +100,6 @@ static void finish_copy(struct gpu *g, const struct tile_value *to, const struct
   gpu_fill(g, to->type, place, gpu_new_fragment(g, to));
 }
 
-static uint32_t threads_of(const struct gpu *g)
-{
-  return g->row_warps * g->column_warps * EMIT_WARP;
-}
-
 /* A thread a line. */
 void gpu_scan(struct gpu *g, const struct tile_op *op)
 {
@@ -116,7 +111,7 @@ void gpu_scan(struct gpu *g, const struct tile_op *op)
   uint32_t lines = op->axis == 1 ? type.rows : type.columns;
   uint32_t length = op->axis == 1 ? type.columns : type.rows;
   struct emit_loop line, along;
-  emit_loop_begin(e, &line, g->thread, emit_i32(e, (int32_t)lines), threads_of(g), NULL, 0);
+  emit_loop_begin(e, &line, g->thread, emit_i32(e, (int32_t)lines), gpu_threads(g), NULL, 0);
   LLVMValueRef sum = gpu_neutral(g, op->reduction, type.element);
   emit_loop_begin(e, &along, emit_i32(e, 0), emit_i32(e, (int32_t)length), 1, &sum, 1);
   LLVMValueRef row = op->axis == 1 ? line.index : along.index;
@@ -139,8 +134,8 @@ void gpu_triangular_solve(struct gpu *g, const struct tile_op *op)
   struct gpu_place a = float_place(g, op->operands[0]);
   struct gpu_place x = own_copy(g, b);
   struct emit_loop column, row, inner;
-  emit_loop_begin(e, &column, g->thread, emit_i32(e, (int32_t)b->type.columns), threads_of(g), NULL,
-                  0);
+  emit_loop_begin(e, &column, g->thread, emit_i32(e, (int32_t)b->type.columns), gpu_threads(g),
+                  NULL, 0);
   emit_loop_begin(e, &row, emit_i32(e, 0), emit_i32(e, (int32_t)b->type.rows), 1, NULL, 0);
   LLVMValueRef rest = gpu_shared_load(g, &x, row.index, column.index);
   emit_loop_begin(e, &inner, emit_i32(e, 0), row.index, 1, &rest, 1);
@@ -173,16 +168,6 @@ static LLVMValueRef contracted_operand(void *user, uint32_t index)
   return x->more[index];
 }
 
-static LLVMValueRef stack_slot(struct gpu *g, LLVMTypeRef type)
-{
-  struct emit *e = g->e;
-  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
-  LLVMPositionBuilderBefore(e->builder, LLVMGetBasicBlockTerminator(e->entry));
-  LLVMValueRef slot = LLVMBuildAlloca(e->builder, type, "");
-  LLVMPositionBuilderAtEnd(e->builder, here);
-  return slot;
-}
-
 static LLVMValueRef clamped(struct gpu *g, LLVMValueRef exists, LLVMValueRef index)
 {
   return exists == NULL ? index : emit_select(g->e, exists, index, emit_i32(g->e, 0));
@@ -207,7 +192,7 @@ void gpu_contract(struct gpu *g, const struct tile_op *op)
       places[k] = gpu_in_shared(g, op->operands[k], GPU_READ_ROWS);
   LLVMValueRef *sums = ARENA_ARRAY(g->arena, LLVMValueRef, count);
   for (uint32_t k = 0; k < count; k++) {
-    sums[k] = stack_slot(g, e->f32);
+    sums[k] = emit_variable(g->e, e->f32);
     LLVMBuildStore(e->builder, emit_float_of(e->f32, 0), sums[k]);
   }
   struct emit_loop loop;
