@@ -1,8 +1,11 @@
 #include "compiler/pipeline.h"
 
+#include "compiler/build/append.h"
+#include "compiler/build/check_cache.h"
 #include "compiler/build/passes.h"
 #include "compiler/build/select.h"
 #include "compiler/build/summaries.h"
+#include "compiler/cache/apply.h"
 #include "compiler/schedule/order.h"
 #include "compiler/schedule/schedule.h"
 #include "compiler/target/host/host.h"
@@ -34,15 +37,12 @@ static void check_features(struct build *b)
   struct span place = spec->span;
   if (spec->dim_qk > TILE_MAX_SIDE || spec->dim_v > TILE_MAX_SIDE)
     build_unsupported(b, place, "more than %d channels", (int)TILE_MAX_SIDE);
+  if (b->options->kernel == KERNEL_APPEND) {
+    append_check(b);
+    return;
+  }
   if (spec->select.present)
     select_is_supported(b);
-  if (spec->cache.layout == CACHE_RING)
-    build_unsupported(b, spec->cache.span, "a ring cache");
-  if (spec->cache.k.type != spec->cache.v.type ||
-      (spec->cache.k.type != DTYPE_SPEC && spec->cache.k.type != DTYPE_ANY))
-    build_unsupported(b, spec->cache.span, "a quantised cache");
-  if (spec->cache.layout != CACHE_NONE && spec->cache.positions != CACHE_POSITIONS_ORIGINAL)
-    build_unsupported(b, spec->cache.span, "positions other than the keys' own");
   if (spec->has_rotary)
     rotary_is_supported(b);
 }
@@ -88,6 +88,58 @@ static uint32_t find_share(uint32_t most_share, uint32_t limit)
   return share;
 }
 
+/* What the target computes of a tile's rows at once costs no more than one row. */
+static uint32_t rows_at_once(enum target target)
+{
+  return target == TARGET_HOST ? 1 : BUDGET_BLOCK_ROWS;
+}
+
+/* The rows of a decode tile: all heads of a group where `limit` rows have room for them. */
+static void shape_decode_rows(struct build *b, uint32_t queries, uint32_t limit)
+{
+  uint32_t fill = rows_at_once(b->options->target);
+  queries = queries == 0 ? 1 : queries;
+  b->share = find_share(b->most_share, limit / queries);
+  b->tile_rows = fill / b->share > queries ? fill / b->share : queries;
+  b->rows = b->share * b->tile_rows;
+}
+
+/* A GPU's registers set the limit; on the host more rows cost nothing but memory. */
+static void shape_rows(struct build *b, uint32_t limit)
+{
+  bool host = b->options->target == TARGET_HOST;
+  b->share = find_share(b->most_share, host ? MOST_SHARED : limit);
+  b->rows = limit < b->share ? b->share : limit - limit % b->share;
+  b->tile_rows = b->rows / b->share;
+}
+
+uint32_t decode_queries(const struct spec *spec, enum target target, int64_t nq)
+{
+  enum { MOST_QUERIES = 16, MOST_UNSPLIT = 8, MOST_TIMES = 2 };
+  uint32_t queries = 1;
+  if (nq < 1 || nq > MOST_QUERIES)
+    return 0;
+  while (queries < nq)
+    queries *= 2;
+  const struct compile_options options = {
+      .target = target,
+      .kernel = KERNEL_DECODE,
+      .type = spec->type == DTYPE_ANY ? DTYPE_F32 : spec->type,
+  };
+  struct build b = {
+      .arena = spec->pool->arena, .spec = spec, .options = &options, .pool = spec->pool};
+  b.group = spec->query_heads / spec->kv_heads;
+  b.most_share = find_most_share(&b);
+  shape_decode_rows(&b, queries, schedule_choose(spec, &options).rows);
+  /* How often keys are read, where the forward kernel reads them once. */
+  bool pays = queries == 1 || b.most_share <= MOST_TIMES * b.share;
+  if (target == TARGET_HOST && forward_looks_twice(&b))
+    pays = b.rows <= MOST_UNSPLIT;
+  while (queries * 2 <= b.tile_rows && queries < MOST_QUERIES)
+    queries *= 2;
+  return pays ? queries : 0;
+}
+
 static struct compiled *wrap(struct arena *arena, const struct tile_program *program,
                              const struct compile_options *options)
 {
@@ -109,28 +161,48 @@ struct compiled *compile_wrap(struct arena *arena, const struct tile_program *pr
   return wrap(arena, program, &used);
 }
 
+/* Tiles of keys that do not cross blocks of `select`, or pages that are not much smaller. */
+static uint32_t fit_columns(const struct build *b, uint32_t columns)
+{
+  enum { LEAST = 32, STEP = 16 };
+  const struct spec *spec = b->spec;
+  bool paged = b->reads_cache && spec->cache.layout == CACHE_PAGED && !spec->select.present;
+  for (uint32_t n = columns - columns % STEP; n >= LEAST && paged; n -= STEP)
+    if (spec->cache.page % n == 0)
+      return n;
+  return select_columns(spec, columns);
+}
+
 /* The program in tiles of that schedule. */
 static const struct tile_program *build_program(struct build b, struct schedule *schedule)
 {
   const struct spec *spec = b.spec;
-  /* A GPU's registers set the limit; on the host more rows cost nothing but memory. */
   bool host = b.options->target == TARGET_HOST;
-  b.share = find_share(b.most_share, host ? MOST_SHARED : schedule->rows);
-  b.rows = schedule->rows < b.share ? b.share : schedule->rows - schedule->rows % b.share;
+  if (b.options->kernel == KERNEL_DECODE)
+    shape_decode_rows(&b, b.options->queries, schedule->rows);
+  else
+    shape_rows(&b, schedule->rows);
   schedule->rows = b.rows;
-  b.columns = schedule->columns = select_columns(spec, schedule->columns);
-  b.tile_rows = b.rows / b.share;
+  b.columns = schedule->columns = fit_columns(&b, schedule->columns);
   b.key_rows = host ? b.columns : BUDGET_BLOCK_ROWS * (schedule->warps / schedule->column_warps);
   b.tile.program = tile_program_new(b.arena, spec->pool);
-  if (spec->has_rotary)
+  if (b.options->kernel == KERNEL_APPEND) {
+    append_build(&b);
+    if (!host)
+      check_cache_build(&b);
+    return b.tile.program;
+  }
+  if (spec->has_rotary && !b.reads_cache)
     rotary_build_keys(&b);
-  b.rotated_keys = spec->has_rotary;
+  b.rotated_keys = spec->has_rotary && !(b.reads_cache && spec->cache.rope_on_read);
   if (spec->select.present)
     select_build(&b);
   forward_build(&b);
   if (outputs_want(spec, OUTPUT_MASS))
     mass_build(&b);
   if (b.options->target != TARGET_HOST) {
+    if (b.reads_cache)
+      check_cache_build(&b);
     summaries_build(&b);
     order_narrow_early(b.tile.program);
   }
@@ -159,12 +231,30 @@ static const struct tile_program *build_to_fit(const struct build *b, struct com
   }
 }
 
+/* Keys of a cache are no tensor that a launch packs; queries may be. */
+static void enter_cache(struct build *b)
+{
+  const struct spec *spec = b->spec;
+  b->cache = cache_plan_new(b->arena, spec);
+  b->reads_cache = true;
+  b->packed[0] |= b->options->packed_queries;
+  b->packed[1] = false;
+  if (spec->cache.positions == CACHE_POSITIONS_STORED && spec->input_count + 2 > SPEC_MAX_INPUTS) {
+    build_unsupported(b, spec->cache.span, "stored positions beside so many inputs");
+    return;
+  }
+  struct cache_spec applied = cache_apply(b->arena, spec);
+  b->spec = applied.spec;
+  b->added_inputs = applied.added_inputs;
+}
+
 struct compiled *compile_build(struct arena *arena, const struct spec *spec,
                                const struct compile_options *options,
                                struct diagnostics *diagnostics)
 {
   double start = now();
   struct compile_options used = *options;
+  bool ragged = spec->cache.layout == CACHE_RAGGED;
   struct build b = {
       .arena = arena,
       .spec = spec,
@@ -172,11 +262,18 @@ struct compiled *compile_build(struct arena *arena, const struct spec *spec,
       .diagnostics = diagnostics,
       .pool = spec->pool,
       .keeps_storage = options->target != TARGET_HOST,
-      .ragged = spec->cache.layout == CACHE_RAGGED,
+      .packed = {ragged, ragged},
+      .added_inputs = SPEC_MAX_INPUTS,
   };
   if (spec->type != DTYPE_ANY)
     used.type = spec->type;
   size_t errors = diagnostics->error_count;
+  if (options->kernel == KERNEL_APPEND) {
+    b.cache = cache_plan_new(arena, spec);
+    b.packed[1] |= options->packed_queries;
+  } else if (options->on_cache) {
+    enter_cache(&b);
+  }
   b.group = spec->query_heads / spec->kv_heads;
   b.most_share = find_most_share(&b);
   check_features(&b);
@@ -190,13 +287,14 @@ struct compiled *compile_build(struct arena *arena, const struct spec *spec,
   if (diagnostics->error_count != errors)
     return NULL;
 
-  b.visibility = visibility_analyze(arena, spec);
-  b.bounds = bounds_new(arena, spec);
+  b.visibility = visibility_analyze(arena, b.spec);
+  b.bounds = bounds_new(arena, b.spec);
   const struct tile_program *program = build_to_fit(&b, &used, options);
   if (diagnostics->error_count != errors)
     return NULL;
   struct compiled *compiled = wrap(arena, program, &used);
   compiled->spec = spec;
+  compiled->cache = b.cache;
   compiled->visibility = b.visibility;
   compiled->timings.build = now() - start;
   return compiled;

@@ -14,7 +14,11 @@ enum target {
 };
 const char *target_name(enum target target); /* "host", "sm_80" */
 
-enum kernel_kind { KERNEL_FORWARD };
+enum kernel_kind {
+  KERNEL_FORWARD,
+  KERNEL_DECODE, /* few query rows: the keys are split into parts, which a second kernel merges */
+  KERNEL_APPEND  /* new tokens into a cache */
+};
 
 /* Tile sizes and the like; 0 where the table decides. Printed by explain, overridable, never part
  * of a spec. */
@@ -28,14 +32,31 @@ struct schedule {
   uint32_t
       column_warps; /* GPU: of these, how many divide the columns of a tile; a divisor of warps */
   uint32_t stages;  /* GPU: tiles in flight, the one at hand included: 1 or 2 */
+  uint32_t tasks;   /* decode: keys are split until there are so many tasks */
+  uint32_t part;    /* decode: but not into parts of fewer keys */
 };
+
+/* schedule.tasks: as many parts as `part` allows. Where each of them begins depends neither on the
+ * batch nor on the longest sequence then (below 16384 parts), and so do a sequence's results. */
+#define SCHEDULE_ALL_TASKS UINT32_MAX
 
 struct compile_options {
   enum target target;
   enum kernel_kind kernel;
   enum dtype type; /* F32, F16 or BF16: what DTYPE_ANY and DTYPE_SPEC become */
   struct schedule schedule;
+  bool on_cache;       /* k, v and cached inputs are read from a cache (docs/caches.md) */
+  bool packed_queries; /* with on_cache: sequences have different numbers of queries, packed one
+                          after the other as in ragged batches */
+  uint32_t queries;    /* DECODE: rows that tiles are made for, see decode_queries; 0 is 1 */
 };
+
+/* For a launch with nq rows: the `queries` to compile its decode kernels for, a power of two up to
+ * 16 and not less than nq; 0 where the forward kernel serves it better. A decode kernel takes any
+ * number of rows. What looks at rows twice is not split: its decode kernel is the forward kernel in
+ * small tiles. Works with the spec's expressions, so that no other thread may compile it meanwhile,
+ * and inside the guard of their arena. */
+uint32_t decode_queries(const struct spec *spec, enum target target, int64_t nq);
 
 /* Compiled code and what a launcher must know. In the arena; `code` is allocated with mem_alloc and
  * owned by the caller. */
@@ -51,10 +72,13 @@ struct compile_timings {
   double build, optimize, emit; /* milliseconds */
 };
 
+struct cache_plan;
+
 struct compiled {
   const struct spec *spec;        /* NULL for hand-written tile programs */
   struct compile_options options; /* with the schedule that was used */
   const struct tile_program *program;
+  const struct cache_plan *cache; /* whose tensors kernels take by role; NULL where none does */
   VECTOR(struct compiled_kernel) kernels;
   const struct visibility
       *visibility; /* summaries that the launcher computes; NULL for hand-written programs */

@@ -150,6 +150,7 @@ static void check_statements(struct check *check)
   check_cache(check, statements.single[WORD_CACHE]);
   check_select(check, statements.single[WORD_SELECT]);
   check_output(check, statements.single[WORD_OUTPUT]);
+  check_ring(check);
   check_unused(check, errors);
 }
 

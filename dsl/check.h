@@ -270,6 +270,15 @@ void check_post(struct check *check, const struct ast_statement *statement);
 void check_mask(struct check *check); /* check_mask.c */
 /* Of a spec without errors: warns of indices that leave their tensors. check_index.c */
 void check_indices(struct check *check);
+enum { CHECK_MAX_PAGE = 65536 }; /* tokens of a page, or that share a scale */
+/* check_storage.c */
+void check_storage(struct check *check, const struct ast_expr *ast, uint32_t channels,
+                   struct spec_storage *storage);
+/* Whether the parts of the cache statement go together; k and v are its storage types, or NULL. */
+void check_cache_fits(struct check *check, const struct ast_expr *k, const struct ast_expr *v);
+/* What a ring does to formulas that are checked: a key that left it is hidden, NK is what it holds.
+ */
+void check_ring(struct check *check);
 /* check_cache.c */
 void check_cache(struct check *check, const struct ast_statement *statement);
 void check_select(struct check *check, const struct ast_statement *statement);

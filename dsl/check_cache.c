@@ -1,54 +1,7 @@
 /* cache, select and output. */
 #include "dsl/check.h"
 
-enum { MAX_TOKENS_PER_PAGE = 65536 };
-
 /* ---- cache ---- */
-
-static void storage(struct check *check, const struct ast_expr *ast, uint32_t channels,
-                    struct spec_storage *storage)
-{
-  enum { AXIS, GROUP, RESIDUAL, ASYMMETRIC, COUNT };
-  static const char *const names[] = {"axis", "group", "residual", "asymmetric"};
-  static const char *const types[] = {"f32", "f16", "bf16", "e4m3", "e5m2", "int8", "int4", "int2"};
-  static const enum dtype made[] = {DTYPE_F32,  DTYPE_F16, DTYPE_BF16, DTYPE_E4M3,
-                                    DTYPE_E5M2, DTYPE_I8,  DTYPE_I4,   DTYPE_I2};
-  static const char *const axes[] = {"token", "channel"};
-  struct ast_name name;
-  const struct ast_arguments *arguments;
-  const struct ast_expr *slots[COUNT];
-  size_t type = check_word(check, ast, "a storage type", types, 8);
-  if (type == 8 || !check_form(check, ast, &name, &arguments) ||
-      !check_bind(check, name.text, ast->span, arguments, names, COUNT, 0, slots))
-    return;
-  bool quantised = made[type] != DTYPE_F32 && made[type] != DTYPE_F16 && made[type] != DTYPE_BF16;
-  if (!quantised && arguments->list.count != 0) {
-    check_error(check, DIAG_BAD_VALUE, ast->span,
-                "%s is stored as it is: it has no scales to choose", name.text);
-    return;
-  }
-  storage->type = made[type];
-  int64_t group = 0, residual = 0;
-  if (slots[AXIS] != NULL) {
-    size_t axis = check_word(check, slots[AXIS], "axis", axes, 2);
-    if (axis < 2)
-      storage->axis = axis == 0 ? CACHE_AXIS_TOKEN : CACHE_AXIS_CHANNEL;
-  }
-  if (slots[GROUP] != NULL)
-    check_constant(check, slots[GROUP], "group", 1, MAX_TOKENS_PER_PAGE, &group);
-  if (slots[RESIDUAL] != NULL)
-    check_constant(check, slots[RESIDUAL], "residual", 0, INT32_MAX, &residual);
-  if (storage->axis == CACHE_AXIS_TOKEN && group > 0 && channels % group != 0)
-    check_error(check, DIAG_BAD_VALUE, slots[GROUP]->span,
-                "groups of %lld do not divide %u channels", (long long)group, channels);
-  storage->group = (uint32_t)group;
-  storage->residual = (uint32_t)residual;
-  if (slots[ASYMMETRIC] != NULL) {
-    struct scope scope = check_scope(check, CONTEXT_CONSTANT);
-    const struct expr *e = check_bool(check, &scope, slots[ASYMMETRIC]);
-    storage->asymmetric = e != NULL && expr_is_true(e);
-  }
-}
 
 static void layout(struct check *check, const struct ast_expr *ast, struct spec_cache *cache)
 {
@@ -65,7 +18,7 @@ static void layout(struct check *check, const struct ast_expr *ast, struct spec_
   cache->layout = (enum cache_layout)(CACHE_DENSE + kind);
   if (cache->layout == CACHE_PAGED) {
     if (check_bind(check, "paged", ast->span, arguments, paged_names, 1, 1, slots))
-      check_constant(check, slots[0], "the tokens of a page", 1, MAX_TOKENS_PER_PAGE, &page);
+      check_constant(check, slots[0], "the tokens of a page", 1, CHECK_MAX_PAGE, &page);
   } else if (cache->layout == CACHE_RING) {
     if (check_bind(check, "ring", ast->span, arguments, ring_names, 2, 1, slots)) {
       check_constant(check, slots[0], "the capacity of a ring", 1, INT32_MAX, &capacity);
@@ -89,8 +42,10 @@ void check_cache(struct check *check, const struct ast_statement *statement)
   struct spec *spec = check->spec;
   struct spec_cache *cache = &spec->cache;
   cache->k.type = cache->v.type = DTYPE_SPEC;
-  if (statement == NULL)
+  if (statement == NULL) {
+    check_cache_fits(check, NULL, NULL);
     return;
+  }
   cache->span = statement->span;
   const struct ast_expr *slots[COUNT];
   if (!check_bind(check, "cache", statement->word_span, statement->arguments, names, COUNT, 1,
@@ -98,12 +53,12 @@ void check_cache(struct check *check, const struct ast_statement *statement)
     return;
   layout(check, slots[LAYOUT], cache);
   if (slots[K] != NULL)
-    storage(check, slots[K], spec->dim_qk, &cache->k);
+    check_storage(check, slots[K], spec->dim_qk, &cache->k);
   if (slots[V] != NULL && spec->value_is_key)
     check_error(check, DIAG_BAD_VALUE, slots[V]->span,
                 "the value is a slice of k: it has no storage of its own");
   else if (slots[V] != NULL)
-    storage(check, slots[V], spec->dim_v, &cache->v);
+    check_storage(check, slots[V], spec->dim_v, &cache->v);
   if (slots[ROPE] != NULL) {
     cache->rope_on_read = check_word(check, slots[ROPE], "rope", rope_words, 2) == 1;
     if (!spec->has_rotary)
@@ -115,6 +70,7 @@ void check_cache(struct check *check, const struct ast_statement *statement)
     if (word < 3)
       cache->positions = (enum cache_positions)word;
   }
+  check_cache_fits(check, slots[K], slots[V]);
 }
 
 /* ---- select ---- */

@@ -73,7 +73,9 @@ enum expr_tensor {
   EXPR_TENSOR_K, /* b, g, j, c */
   EXPR_TENSOR_V, /* b, g, j, c */
   EXPR_TENSOR_O, /* c: the row's finished output, in post */
-  EXPR_TENSOR_INPUT
+  EXPR_TENSOR_INPUT,
+  /* Tensors of a cache, numbered as its plan does; in the compiler only. */
+  EXPR_TENSOR_CACHE = EXPR_TENSOR_INPUT + 64
 };
 
 struct expr {

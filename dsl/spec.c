@@ -33,3 +33,33 @@ const char *output_name(enum output_kind kind)
   static const char *const names[] = {"lse", "max", "mass", "weights", "entropy"};
   return names[kind];
 }
+
+static void rewrite(struct spec *spec, const struct expr **e, expr_replace *leaf, void *user)
+{
+  if (*e != NULL)
+    *e = expr_rewrite(spec->pool, *e, leaf, user);
+}
+
+void spec_rewrite(struct spec *spec, expr_replace *leaf, void *user)
+{
+  const struct expr **formulas[] = {
+      &spec->value,
+      &spec->mask,
+      &spec->weight,
+      &spec->post,
+      &spec->select.top,
+      &spec->select.by,
+      &spec->select.always,
+      &spec->rotary.angle,
+      &spec->rotary.gain,
+      &spec->rotary.query_position,
+      &spec->rotary.key_position,
+  };
+  for (size_t k = 0; k < sizeof(formulas) / sizeof(*formulas); k++)
+    rewrite(spec, formulas[k], leaf, user);
+  for (uint32_t m = 0; m < spec->map_count; m++) {
+    rewrite(spec, &spec->maps[m].score, leaf, user);
+    rewrite(spec, &spec->maps[m].sink, leaf, user);
+    rewrite(spec, &spec->maps[m].at_least, leaf, user);
+  }
+}

@@ -136,8 +136,11 @@ struct spec_storage {
   enum dtype type; /* DTYPE_SPEC: unquantised */
   enum cache_axis axis;
   uint32_t group;    /* elements per scale; 0: the whole axis */
-  uint32_t residual; /* newest tokens kept in `type` */
+  uint32_t residual; /* newest tokens kept in the spec's type */
   bool asymmetric;
+  uint32_t
+      channels;   /* of so many, from the first; the others are kept in the spec's type. 0: all */
+  uint32_t table; /* the input that has the values of codes; 0: codes are numbers themselves */
 };
 
 struct spec_cache {
@@ -220,6 +223,9 @@ struct spec {
   struct spec_output outputs[SPEC_MAX_OUTPUTS];
   uint32_t output_count;
 };
+
+/* Replaces every formula by what expr_rewrite makes of it; `offset` and dimensions stay. */
+void spec_rewrite(struct spec *spec, expr_replace *leaf, void *user);
 
 /* How a file becomes checked specs. */
 struct spec_set {

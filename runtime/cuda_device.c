@@ -3,6 +3,7 @@
 #include "dsl/base/memory.h"
 #include "runtime/context.h"
 #include "runtime/cuda_copy.h"
+#include "runtime/cuda_staging.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -125,6 +126,7 @@ attn_status cuda_device_open(int number, const struct error_sink *sink, struct c
 static void free_all(struct cuda_device *device)
 {
   cuda_copy_free(device->copy);
+  cuda_staging_trim(device, true);
   while (device->workspaces != NULL) {
     struct cuda_workspace *next = device->workspaces->next;
     if (device->workspaces->data != 0)
@@ -275,4 +277,5 @@ void cuda_device_trim(struct cuda_device *device)
     drop(workspace);
     pthread_mutex_unlock(&workspace->lock);
   }
+  cuda_staging_trim(device, false);
 }

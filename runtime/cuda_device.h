@@ -11,6 +11,7 @@
 struct error_sink;
 struct cuda_copy;
 struct cuda_faults;
+struct cuda_staging;
 
 enum {
   CUDA_ALIGNMENT = 256, /* of allocations, and of what lies in a workspace */
@@ -40,7 +41,8 @@ struct cuda_device {
 
   pthread_mutex_t lock; /* guards the heads of the lists */
   struct cuda_workspace *workspaces;
-  struct cuda_faults *faults; /* of loaded code */
+  struct cuda_faults *faults;    /* of loaded code */
+  struct cuda_staging *stagings; /* host memory for launches, see cuda_staging.h */
 
   pthread_mutex_t copy_lock; /* guards what follows */
   struct cuda_copy *copy;    /* made when a tensor has to be packed for the first time */

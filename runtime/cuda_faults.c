@@ -180,7 +180,7 @@ static attn_status report(struct cuda_faults *faults, size_t number, struct cuda
     return status;
   char prefix[160];
   snprintf(prefix, sizeof(prefix), "an earlier launch of '%.120s': ", unit->spec->name);
-  return launch_report_fault(unit->spec, sink, prefix, &site, fault.index, size);
+  return launch_report_fault(unit, sink, prefix, &site, fault.index, size);
 }
 
 attn_status cuda_faults_report(struct cuda_faults *faults, struct cuda_stream *stream,

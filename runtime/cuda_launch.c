@@ -5,6 +5,7 @@
 #include "runtime/cuda_code.h"
 #include "runtime/cuda_copy.h"
 #include "runtime/cuda_faults.h"
+#include "runtime/cuda_staging.h"
 #include "runtime/tensor_check.h"
 
 #include <string.h>
@@ -15,12 +16,11 @@ struct device_launch {
   struct launch_plan *plan;
   const struct error_sink *sink;
   struct cuda_stream *stream;
-  const struct cuda_copy *copy;   /* where something is packed */
-  struct launch_space space;      /* of the workspace */
-  size_t constants;               /* bytes at its beginning that the host fills */
-  struct launch_space host_space; /* of `block`: slots, then the constants */
-  size_t slots_offset, image_offset;
-  struct block *block;
+  const struct cuda_copy *copy;     /* where something is packed */
+  struct launch_space space;        /* of the workspace */
+  size_t constants;                 /* bytes at its beginning that the host fills */
+  struct block *block;              /* for a kernel's slots */
+  struct cuda_staging *staging;     /* what the constants are copied from */
   struct cuda_workspace *workspace; /* locked, or NULL: the caller's, or none is needed */
   cuda_address base;                /* of the workspace */
   unsigned char *fetched[2];        /* starts that were in device memory */
@@ -87,7 +87,8 @@ static bool plan_workspace(struct device_launch *l)
 {
   struct launch_plan *p = l->plan;
   l->space.size = 0;
-  if (!launch_plan_starts(p, &l->space, true) || !launch_plan_rotary(p, &l->space))
+  if (!launch_plan_starts(p, &l->space, true) || !launch_plan_rotary(p, &l->space) ||
+      !launch_plan_cache(p, &l->space))
     return false;
   l->constants = l->space.size;
   if (p->unit->workspace_count != 0) {
@@ -112,11 +113,7 @@ static bool take_block(struct device_launch *l)
   size_t slots = 0;
   for (size_t n = 0; n < unit->kernel_count; n++)
     slots = unit->kernels[n].slot_count > slots ? unit->kernels[n].slot_count : slots;
-  l->host_space.size = 0;
-  if (!launch_reserve(&l->host_space, slots * sizeof(int64_t), &l->slots_offset) ||
-      !launch_reserve(&l->host_space, l->constants, &l->image_offset))
-    return false;
-  l->block = context_take_block(l->context, l->host_space.size);
+  l->block = context_take_block(l->context, slots * sizeof(int64_t));
   return l->block != NULL;
 }
 
@@ -166,6 +163,17 @@ static unsigned char *place(const struct device_launch *l, const struct bound_te
   return (unsigned char *)(uintptr_t)address;
 }
 
+/* What the constants have of a tensor in host memory. */
+static struct bound_tensor place_copy(const struct device_launch *l,
+                                      const struct bound_tensor *tensor, size_t offset)
+{
+  struct bound_tensor copy = *tensor;
+  size_t bytes;
+  tensor_make_compact(&copy, &bytes);
+  copy.data = place(l, &copy, offset);
+  return copy;
+}
+
 static void place_tensors(struct device_launch *l)
 {
   struct launch_plan *p = l->plan;
@@ -186,7 +194,11 @@ static void place_tensors(struct device_launch *l)
     p->rotary[n].data = unit->rotary_is_constant ? (unsigned char *)(uintptr_t)constant
                                                  : place(l, &p->rotary[n], p->rotary_offset[n]);
   }
-  for (int n = 0; n < 2 && unit->spec->cache.layout == CACHE_RAGGED; n++)
+  for (uint32_t n = 0; n < LAUNCH_HOST_CACHE; n++) {
+    if (launch_cache_is_on_host(p, n))
+      p->call.cache[n] = place_copy(l, &p->call.cache[n], p->cache_offset[n]);
+  }
+  for (int n = 0; n < 2 && unit_is_packed(unit); n++)
     p->starts[n].data = place(l, &p->starts[n], p->starts_offset[n]);
 }
 
@@ -260,22 +272,31 @@ static attn_status fill_rotary(struct device_launch *l, unsigned char *image)
   return reader.status != ATTN_OK ? reader.status : status;
 }
 
-/* One copy for all. The driver reads ordinary memory before the call returns, but a graph reads it
- * whenever it is launched. */
+/* Host memory for them, which the stream reads when it comes to it; a graph whenever it is
+ * launched. NULL after an error, with its status. */
+static unsigned char *take_image(struct device_launch *l, attn_status *status)
+{
+  *status = ATTN_ERROR_OUT_OF_MEMORY;
+  if (l->capturing)
+    return cuda_code_keep(l->plan->unit->device_code, l->constants, l->sink);
+  l->staging = cuda_staging_take(l->device, l->constants, l->sink, status);
+  return l->staging == NULL ? NULL : l->staging->data;
+}
+
+/* One copy for all. */
 static attn_status upload_constants(struct device_launch *l)
 {
   if (l->constants == 0)
     return ATTN_OK;
   struct launch_plan *p = l->plan;
-  unsigned char *image = l->block->data + l->image_offset;
-  if (l->capturing) {
-    image = cuda_code_keep(p->unit->device_code, l->constants, l->sink);
-    if (image == NULL)
-      return ATTN_ERROR_OUT_OF_MEMORY;
-  }
-  for (int n = 0; n < 2 && p->unit->spec->cache.layout == CACHE_RAGGED; n++)
+  attn_status status;
+  unsigned char *image = take_image(l, &status);
+  if (image == NULL)
+    return status;
+  for (int n = 0; n < 2 && unit_is_packed(p->unit); n++)
     launch_copy_starts(p, n, (int64_t *)(void *)(image + p->starts_offset[n]));
-  attn_status status = fill_rotary(l, image);
+  launch_copy_cache(p, image);
+  status = fill_rotary(l, image);
   if (status != ATTN_OK)
     return status;
   cuda_result result = cuda.upload(l->base, image, l->constants, l->stream);
@@ -296,15 +317,30 @@ static attn_status copy_packed(const struct device_launch *l, bool written)
   return status;
 }
 
+/* Whether the host has looked at lengths and tables. */
+static bool tables_are_checked(const struct launch_plan *p)
+{
+  const struct cache_plan *cache = p->unit->cache;
+  for (uint32_t n = 0; n < cache->count; n++) {
+    const enum cache_part part = cache->tensors[n].part;
+    if ((part == CACHE_LENGTHS || part == CACHE_PAGE_TABLE || part == CACHE_SEEN) &&
+        !launch_cache_is_on_host(p, n))
+      return false;
+  }
+  return true;
+}
+
 static attn_status enqueue_kernels(const struct device_launch *l)
 {
   const struct launch_plan *p = l->plan;
   struct cuda_faults *faults = p->unit->faults;
   const uint32_t record = faults == NULL ? 0 : cuda_faults_take(faults, p);
-  int64_t *slots = (int64_t *)(void *)(l->block->data + l->slots_offset);
+  int64_t *slots = (int64_t *)(void *)(l->block->data);
   attn_status status = ATTN_OK;
   for (size_t n = 0; n < p->unit->kernel_count && status == ATTN_OK; n++) {
     const struct unit_kernel *kernel = &p->unit->kernels[n];
+    if (kernel->checks_tables && tables_are_checked(p))
+      continue;
     cuda_address fault = faults == NULL ? 0 : cuda_faults_record(faults, record, n);
     status = launch_fill_slots(p, kernel->tile, slots, (int64_t)fault);
     if (status == ATTN_OK)
@@ -371,6 +407,7 @@ attn_status cuda_launch(struct attn_context *context, struct launch_plan *plan,
   if (status != ATTN_OK)
     return status;
   status = run(&l, &arguments, workspace_size);
+  cuda_staging_give(l.device, l.staging, l.stream);
   cuda_leave();
   cuda_workspace_unlock(l.workspace);
   context_give_block(context, l.block);

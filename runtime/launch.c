@@ -1,6 +1,7 @@
 /* attn_launch: checks, makes the tensors that kernels need besides the caller's, and runs the
  * kernels; here on the CPU, in cuda_launch.c on a device. */
 #include "compiler/tile/abi.h"
+#include "runtime/checker.h"
 #include "runtime/cuda_launch.h"
 #include "runtime/launch_plan.h"
 #include "runtime/program.h"
@@ -50,7 +51,7 @@ static bool plan(struct launch *l)
 
 static void fill_starts(struct launch *l)
 {
-  if (l->plan.unit->spec->cache.layout != CACHE_RAGGED)
+  if (!unit_is_packed(l->plan.unit))
     return;
   for (int n = 0; n < 2; n++) {
     if (l->plan.starts_offset[n] == SIZE_MAX)
@@ -138,7 +139,7 @@ static attn_status run_kernels(struct launch *l)
     thread_pool_run(l->context->threads, kernel->tasks(slots), run_task, &job);
     if (fault.raised != 0) {
       struct tile_fault_site site = launch_fault_site(p->unit->spec, kernel->tile, fault.site);
-      return launch_report_fault(p->unit->spec, p->sink, "", &site, fault.index,
+      return launch_report_fault(p->unit, p->sink, "", &site, fault.index,
                                  launch_fault_size(p, &site));
     }
   }
@@ -166,8 +167,56 @@ static attn_status launch_on_cpu(struct launch *l, const attn_arguments *argumen
 
 /* ---- entry points ---- */
 
-/* A copy of the caller's struct, and the unit that its types ask for. */
-static attn_status open_launch(attn_program *program, const attn_arguments *given,
+/* The most rows of q of a sequence. Nothing is checked yet: of shapes that are wrong it is any
+ * number. Starts in device memory, which would have to be waited for, count as one sequence. */
+static int64_t longest_queries(const attn_arguments *arguments, bool packed)
+{
+  const DLTensor *q = arguments->q, *starts = arguments->query_starts;
+  if (q->shape == NULL || q->ndim < 3)
+    return 0;
+  if (!packed)
+    return q->ndim == 4 ? q->shape[2] : 0;
+  struct bound_tensor bound;
+  const struct error_sink quiet = {NULL, NULL, 0};
+  struct wanted_tensor wanted = {
+      .what = "query_starts", .type = DTYPE_I64, .rank = 1, .dims = {{-1, "B + 1", NULL}}};
+  if (starts != NULL && dtype_of_dlpack(starts->dtype) == DTYPE_I32)
+    wanted.type = DTYPE_I32;
+  if (tensor_check(starts, &wanted, &quiet, &bound) != ATTN_OK)
+    return q->shape[0];
+  int64_t longest = 0;
+  for (int64_t b = 1; b < bound.sizes[0]; b++) {
+    const int64_t rows = checker_int_at(&bound, b) - checker_int_at(&bound, b - 1);
+    longest = rows > longest ? rows : longest;
+  }
+  return longest;
+}
+
+/* Which of the program's units a launch takes. */
+static attn_status choose_variant(const attn_program *program, const attn_arguments *arguments,
+                                  bool appends, const struct error_sink *sink,
+                                  struct unit_variant *variant)
+{
+  const struct unit *front = program->front;
+  *variant = (struct unit_variant){.on_cache = arguments->cache_count != 0};
+  attn_status status = appends ? arguments_type(front, "k", arguments->k, sink, &variant->type)
+                               : arguments_type(front, "q", arguments->q, sink, &variant->type);
+  if (status != ATTN_OK)
+    return status;
+  if (appends && !variant->on_cache)
+    return error_report(sink, ATTN_ERROR_ARGUMENT,
+                        "cache_count is 0; attn_append needs the tensors of the cache");
+  const bool packed = front->info.ragged || (variant->on_cache && arguments->query_starts != NULL);
+  variant->packed_queries = variant->on_cache && packed;
+  if (appends)
+    variant->kernel = KERNEL_APPEND;
+  else
+    program_choose_kernel(program, longest_queries(arguments, packed), variant);
+  return ATTN_OK;
+}
+
+/* A copy of the caller's struct, and the unit that it asks for. */
+static attn_status open_launch(attn_program *program, const attn_arguments *given, bool appends,
                                attn_arguments *arguments, struct error_sink *sink,
                                struct unit **unit)
 {
@@ -179,9 +228,9 @@ static attn_status open_launch(attn_program *program, const attn_arguments *give
                         given->size);
   sink->buffer = arguments->error;
   sink->size = arguments->error_size;
-  enum dtype type;
-  attn_status status = arguments_type(program->front, arguments, sink, &type);
-  return status == ATTN_OK ? program_unit(program, type, sink, unit) : status;
+  struct unit_variant variant;
+  attn_status status = choose_variant(program, arguments, appends, sink, &variant);
+  return status == ATTN_OK ? program_unit(program, &variant, sink, unit) : status;
 }
 
 /* With the evaluator that the unit's launches need. `size` as for cuda_launch. */
@@ -210,14 +259,14 @@ static attn_status run_launch(attn_program *program, struct unit *unit,
   return status;
 }
 
-attn_status attn_launch(attn_program *program, const attn_arguments *given)
+static attn_status launch(attn_program *program, const attn_arguments *given, bool appends)
 {
   if (program == NULL)
     return ATTN_ERROR_ARGUMENT;
   struct error_sink sink = {program->context, NULL, 0};
   attn_arguments arguments = ATTN_ARGUMENTS_INIT;
   struct unit *unit;
-  attn_status status = open_launch(program, given, &arguments, &sink, &unit);
+  attn_status status = open_launch(program, given, appends, &arguments, &sink, &unit);
   if (status == ATTN_OK)
     status = run_launch(program, unit, &arguments, &sink, NULL);
   if (status == ATTN_OK)
@@ -225,7 +274,18 @@ attn_status attn_launch(attn_program *program, const attn_arguments *given)
   return status;
 }
 
-attn_status attn_workspace_size(attn_program *program, const attn_arguments *given, size_t *size)
+attn_status attn_launch(attn_program *program, const attn_arguments *given)
+{
+  return launch(program, given, false);
+}
+
+attn_status attn_append(attn_program *program, const attn_arguments *given)
+{
+  return launch(program, given, true);
+}
+
+static attn_status workspace_size(attn_program *program, const attn_arguments *given, bool appends,
+                                  size_t *size)
 {
   if (program == NULL || size == NULL)
     return ATTN_ERROR_ARGUMENT;
@@ -233,8 +293,19 @@ attn_status attn_workspace_size(attn_program *program, const attn_arguments *giv
   struct error_sink sink = {program->context, NULL, 0};
   attn_arguments arguments = ATTN_ARGUMENTS_INIT;
   struct unit *unit;
-  attn_status status = open_launch(program, given, &arguments, &sink, &unit);
+  attn_status status = open_launch(program, given, appends, &arguments, &sink, &unit);
   if (status != ATTN_OK || program->context->device == NULL)
     return status;
   return run_launch(program, unit, &arguments, &sink, size);
+}
+
+attn_status attn_workspace_size(attn_program *program, const attn_arguments *given, size_t *size)
+{
+  return workspace_size(program, given, false, size);
+}
+
+attn_status attn_append_workspace_size(attn_program *program, const attn_arguments *given,
+                                       size_t *size)
+{
+  return workspace_size(program, given, true, size);
 }

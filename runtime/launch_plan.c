@@ -51,7 +51,7 @@ bool launch_plan_packed(struct launch_plan *plan, struct launch_space *space)
 
 bool launch_plan_starts(struct launch_plan *plan, struct launch_space *space, bool copy_starts)
 {
-  if (plan->unit->spec->cache.layout != CACHE_RAGGED)
+  if (!unit_is_packed(plan->unit))
     return true;
   for (int n = 0; n < 2; n++) {
     const struct bound_tensor *given = &plan->call.starts[n];
@@ -109,9 +109,18 @@ bool launch_plan_summaries(struct launch_plan *plan, struct launch_space *space)
   return true;
 }
 
+/* Workspaces count the keys that kernels go over, expressions of the spec all keys. */
+static void set_keys(const struct launch_plan *plan, int64_t keys)
+{
+  if (plan->call.max_keys != plan->call.max_length)
+    expr_set_int(plan->evaluator->evaluator, EXPR_VAR_SIZE_NK, keys);
+}
+
 bool launch_plan_workspaces(struct launch_plan *plan, struct launch_space *space)
 {
-  for (uint32_t n = 0; n < plan->unit->workspace_count; n++) {
+  bool ok = true;
+  set_keys(plan, plan->call.max_keys);
+  for (uint32_t n = 0; ok && n < plan->unit->workspace_count; n++) {
     const struct tile_tensor *tile = plan->unit->workspaces[n];
     if (tile == NULL)
       continue;
@@ -122,7 +131,24 @@ bool launch_plan_workspaces(struct launch_plan *plan, struct launch_space *space
       int64_t size = expr_evaluate(plan->evaluator->evaluator, tile->shape[d]).i;
       tensor->sizes[d] = size < 0 ? 0 : size;
     }
-    if (!reserve_tensor(space, tensor, &plan->workspace_offset[n]))
+    ok = reserve_tensor(space, tensor, &plan->workspace_offset[n]);
+  }
+  set_keys(plan, plan->call.max_length);
+  return ok;
+}
+
+bool launch_cache_is_on_host(const struct launch_plan *plan, uint32_t n)
+{
+  return plan->unit->variant.on_cache && (plan->call.cache_on_host >> n & 1) != 0;
+}
+
+bool launch_plan_cache(struct launch_plan *plan, struct launch_space *space)
+{
+  for (uint32_t n = 0; n < LAUNCH_HOST_CACHE; n++) {
+    if (!launch_cache_is_on_host(plan, n))
+      continue;
+    struct bound_tensor compact = plan->call.cache[n];
+    if (!reserve_tensor(space, &compact, &plan->cache_offset[n]))
       return false;
   }
   return true;
@@ -139,6 +165,19 @@ void launch_copy_starts(const struct launch_plan *plan, int which, int64_t *out)
                  : ((const int64_t *)(const void *)given->data)[b * given->strides[0]];
 }
 
+void launch_copy_cache(const struct launch_plan *plan, unsigned char *image)
+{
+  for (uint32_t n = 0; n < LAUNCH_HOST_CACHE; n++) {
+    if (!launch_cache_is_on_host(plan, n))
+      continue;
+    struct bound_tensor compact = plan->call.cache[n];
+    size_t bytes;
+    tensor_make_compact(&compact, &bytes);
+    compact.data = image + plan->cache_offset[n];
+    tensor_copy(&compact, &plan->call.cache[n]);
+  }
+}
+
 attn_status launch_evaluate_rotary(struct launch_plan *plan, const struct rotary_tables *tables)
 {
   struct expr_evaluator *evaluator = plan->evaluator->evaluator;
@@ -149,7 +188,7 @@ attn_status launch_evaluate_rotary(struct launch_plan *plan, const struct rotary
   const struct expr_fault *fault = expr_evaluator_fault(evaluator);
   if (fault->raised) {
     const struct tile_fault_site site = {fault->tensor, fault->dim, fault->span};
-    return launch_report_fault(plan->unit->spec, plan->sink, "", &site, fault->index,
+    return launch_report_fault(plan->unit, plan->sink, "", &site, fault->index,
                                launch_fault_size(plan, &site));
   }
   if (!finite)
@@ -169,7 +208,7 @@ static const struct bound_tensor *bound_for(const struct launch_plan *plan,
   switch (tensor->role) {
   case TILE_ROLE_QUERY: return &plan->call.q;
   case TILE_ROLE_KEY: return &plan->call.k;
-  case TILE_ROLE_VALUE: return spec->value_is_key ? NULL : &plan->call.v;
+  case TILE_ROLE_VALUE: return &plan->call.v;
   case TILE_ROLE_RESULT: return &plan->call.o;
   case TILE_ROLE_INPUT: return n < spec->input_count ? &plan->call.inputs[n] : NULL;
   case TILE_ROLE_OUTPUT: return n < spec->output_count ? &plan->call.outputs[n] : NULL;
@@ -181,13 +220,34 @@ static const struct bound_tensor *bound_for(const struct launch_plan *plan,
   case TILE_ROLE_QUERY_STARTS: return &plan->starts[0];
   case TILE_ROLE_KEY_STARTS: return &plan->starts[1];
   case TILE_ROLE_WORKSPACE: return n < UNIT_MAX_WORKSPACES ? &plan->workspaces[n] : NULL;
+  case TILE_ROLE_CACHE: return plan->unit->variant.on_cache ? &plan->call.cache[n] : NULL;
   case TILE_ROLE_PLAIN:
   case TILE_ROLE_PARAM:
   case TILE_ROLE_SIZE_B:
   case TILE_ROLE_SIZE_NQ:
-  case TILE_ROLE_SIZE_NK: break;
+  case TILE_ROLE_SIZE_NK:
+  case TILE_ROLE_SIZE_TABLE:
+  case TILE_ROLE_SIZE_PAGES:
+  case TILE_ROLE_SIZE_SLOTS: break;
   }
   return NULL;
+}
+
+/* A cache tensor, given in the types of memory, as a kernel declares it: types of a byte by their
+ * bits, types below as elements, of which a stride in bytes is several. Bytes stay bytes. */
+static bool view_cache(const struct bound_tensor *given, enum dtype element,
+                       struct bound_tensor *view)
+{
+  *view = *given;
+  view->type = element;
+  if (given->type == element)
+    return true;
+  const uint32_t several = tile_elements_per_byte(element);
+  for (uint32_t d = 0; several != 1 && d + 1 < view->rank; d++)
+    view->strides[d] *= several;
+  if (several != 1)
+    view->sizes[view->rank - 1] *= several;
+  return unit_memory_type(element) == given->type;
 }
 
 static bool param_for(const struct launch_plan *plan, const struct tile_param *param, int64_t *slot)
@@ -200,6 +260,12 @@ static bool param_for(const struct launch_plan *plan, const struct tile_param *p
     *slot = plan->call.max_queries;
   } else if (param->role == TILE_ROLE_SIZE_NK) {
     *slot = plan->call.max_keys;
+  } else if (param->role == TILE_ROLE_SIZE_TABLE) {
+    *slot = plan->call.table;
+  } else if (param->role == TILE_ROLE_SIZE_PAGES) {
+    *slot = plan->call.pages;
+  } else if (param->role == TILE_ROLE_SIZE_SLOTS) {
+    *slot = plan->call.slots;
   } else if (param->role == TILE_ROLE_PARAM && n < plan->unit->spec->param_count) {
     if (param->type == EXPR_FLOAT)
       memcpy(slot, &plan->call.params[n].f, sizeof(*slot));
@@ -217,6 +283,12 @@ static bool fill_slots(const struct launch_plan *plan, const struct tile_kernel 
   for (size_t t = 0; t < tile->tensors.count; t++) {
     const struct tile_tensor *tensor = &tile->tensors.items[t];
     const struct bound_tensor *bound = bound_for(plan, tensor);
+    struct bound_tensor view;
+    if (bound != NULL && tensor->role == TILE_ROLE_CACHE) {
+      if (!view_cache(bound, tensor->element, &view))
+        return false;
+      bound = &view;
+    }
     if (bound == NULL || bound->rank != tensor->rank || bound->type != tensor->element)
       return false;
     *slots++ = (int64_t)(intptr_t)bound->data;
@@ -255,21 +327,50 @@ struct tile_fault_site launch_fault_site(const struct spec *spec, const struct t
 int64_t launch_fault_size(const struct launch_plan *plan, const struct tile_fault_site *site)
 {
   const struct spec *spec = plan->unit->spec;
+  const struct cache_plan *cache = plan->unit->cache;
   const struct bound_tensor *bound = &plan->call.q;
+  if (site->tensor >= EXPR_TENSOR_CACHE && site->tensor - EXPR_TENSOR_CACHE < cache->count &&
+      plan->unit->variant.on_cache)
+    return plan->call.cache[site->tensor - EXPR_TENSOR_CACHE].sizes[site->dim];
   if (site->tensor >= EXPR_TENSOR_INPUT && site->tensor - EXPR_TENSOR_INPUT < spec->input_count)
     bound = &plan->call.inputs[site->tensor - EXPR_TENSOR_INPUT];
   else if (site->tensor == EXPR_TENSOR_K || site->tensor == EXPR_TENSOR_V)
     bound = site->tensor == EXPR_TENSOR_K || spec->value_is_key ? &plan->call.k : &plan->call.v;
-  return spec->cache.layout != CACHE_RAGGED && site->dim < bound->rank ? bound->sizes[site->dim]
-                                                                       : -1;
+  return !unit_is_packed(plan->unit) && site->dim < bound->rank ? bound->sizes[site->dim] : -1;
 }
 
-attn_status launch_report_fault(const struct spec *spec, const struct error_sink *sink,
+/* What check_cache found: the index names a sequence, or an entry of a table with rows of `size`.
+ */
+static attn_status report_table(const struct error_sink *sink, const char *prefix,
+                                enum cache_part part, int64_t index, int64_t size)
+{
+  if (part == CACHE_PAGE_TABLE && size > 0)
+    return error_report(sink, ATTN_ERROR_FAULT,
+                        "%spage_table[%lld, %lld] is not the number of a page of the cache", prefix,
+                        (long long)(index / size), (long long)(index % size));
+  if (part == CACHE_SEEN)
+    return error_report(sink, ATTN_ERROR_FAULT, "%sseen[%lld] is less than lengths[%lld]", prefix,
+                        (long long)index, (long long)index);
+  return error_report(sink, ATTN_ERROR_FAULT,
+                      "%slengths[%lld] is negative, or more than the cache holds or the launch was "
+                      "planned for (max_length)",
+                      prefix, (long long)index);
+}
+
+attn_status launch_report_fault(const struct unit *unit, const struct error_sink *sink,
                                 const char *prefix, const struct tile_fault_site *site,
                                 int64_t index, int64_t size)
 {
+  const struct spec *spec = unit->spec;
   const char *kind = "", *name = "q";
-  if (site->tensor >= EXPR_TENSOR_INPUT && site->tensor - EXPR_TENSOR_INPUT < spec->input_count) {
+  if (unit_checks_tables(unit, site))
+    return report_table(sink, prefix, unit->cache->tensors[site->tensor - EXPR_TENSOR_CACHE].part,
+                        index, size);
+  if (site->tensor >= EXPR_TENSOR_CACHE && site->tensor - EXPR_TENSOR_CACHE < unit->cache->count) {
+    kind = "cache tensor ";
+    name = unit->cache->tensors[site->tensor - EXPR_TENSOR_CACHE].name;
+  } else if (site->tensor >= EXPR_TENSOR_INPUT &&
+             site->tensor - EXPR_TENSOR_INPUT < spec->input_count) {
     kind = "input ";
     name = spec->inputs[site->tensor - EXPR_TENSOR_INPUT].name;
   } else if (site->tensor == EXPR_TENSOR_K || site->tensor == EXPR_TENSOR_V) {

@@ -100,6 +100,7 @@ static bool copy_source(struct attn_program *program, const char *text, size_t l
     return false;
   char *cursor = program->texts;
   const attn_schedule *s = &options->schedule;
+  program->kernel = options->kernel;
   program->source = (struct unit_source){
       .text = keep(&cursor, text, length),
       .length = length,
@@ -107,7 +108,6 @@ static bool copy_source(struct attn_program *program, const char *text, size_t l
       .attention = keep(&cursor, options->attention, text_size(options->attention)),
       .sets = program->sets,
       .set_count = options->set_count,
-      .kernel = KERNEL_FORWARD,
       .schedule = {.rows = s->rows,
                    .columns = s->columns,
                    .lanes = s->lanes,
@@ -115,7 +115,9 @@ static bool copy_source(struct attn_program *program, const char *text, size_t l
                    .column_registers = s->column_registers,
                    .warps = s->warps,
                    .column_warps = s->column_warps,
-                   .stages = s->stages},
+                   .stages = s->stages,
+                   .tasks = options->decode_tasks,
+                   .part = options->decode_part},
       .device = program->context->device,
   };
   for (size_t n = 0; n < options->set_count; n++) {
@@ -128,11 +130,12 @@ static bool copy_source(struct attn_program *program, const char *text, size_t l
 
 /* Compiles `unit`, which becomes *made, or takes what the cache has for it and drops `unit`.
  * Consumes the reference. */
-static attn_status compile_or_find(struct attn_program *program, struct unit *unit, enum dtype type,
+static attn_status compile_or_find(struct attn_program *program, struct unit *unit,
+                                   const struct unit_variant *variant,
                                    const struct error_sink *sink, struct unit **made)
 {
   struct attn_context *context = program->context;
-  attn_status status = unit_make_key(unit, &program->source, type, sink);
+  attn_status status = unit_make_key(unit, &program->source, variant, sink);
   if (status == ATTN_OK) {
     struct unit *known =
         code_cache_find(&context->cache, unit->key_hash, unit->key, unit->key_size);
@@ -142,7 +145,7 @@ static attn_status compile_or_find(struct attn_program *program, struct unit *un
       *made = known;
       return ATTN_OK;
     }
-    status = unit_compile(unit, &program->source, type, &context->disk, sink);
+    status = unit_compile(unit, &program->source, variant, &context->disk, sink);
   }
   if (status != ATTN_OK) {
     unit_release(unit);
@@ -168,15 +171,49 @@ static attn_status check_again(struct attn_program *program, const struct error_
   return status;
 }
 
-static unsigned variant_index(enum dtype type)
+/* ---- variants ---- */
+
+static unsigned kernel_index(const struct unit_variant *variant)
 {
-  return type == DTYPE_F32 ? 0 : type == DTYPE_F16 ? 1 : 2;
+  switch (variant->kernel) {
+  case KERNEL_FORWARD: return 0;
+  case KERNEL_APPEND: return 1;
+  case KERNEL_DECODE: break;
+  }
+  unsigned size = 2;
+  for (uint32_t most = 1; most < variant->queries; most *= 2)
+    size++;
+  return size;
 }
 
-attn_status program_unit(struct attn_program *program, enum dtype type,
+static _Atomic(struct unit *) *variant_slot(struct attn_program *program,
+                                            const struct unit_variant *variant)
+{
+  const unsigned type = variant->type == DTYPE_F32 ? 0 : variant->type == DTYPE_F16 ? 1 : 2;
+  const unsigned place = !variant->on_cache ? 0 : variant->packed_queries ? 2 : 1;
+  return &program
+              ->variants[(kernel_index(variant) * PROGRAM_PLACES + place) * PROGRAM_TYPES + type];
+}
+
+void program_choose_kernel(const struct attn_program *program, int64_t queries,
+                           struct unit_variant *variant)
+{
+  unsigned size = 0;
+  while (size + 1 < UNIT_DECODE_SIZES && (1 << size) < queries)
+    size++;
+  variant->queries = 0;
+  if (program->kernel == ATTN_KERNEL_DECODE)
+    variant->queries = UINT32_C(1) << size;
+  else if (program->kernel == ATTN_KERNEL_ANY && variant->on_cache && queries > 0 &&
+           queries <= 1 << size)
+    variant->queries = program->front->decode_queries[size];
+  variant->kernel = variant->queries == 0 ? KERNEL_FORWARD : KERNEL_DECODE;
+}
+
+attn_status program_unit(struct attn_program *program, const struct unit_variant *variant,
                          const struct error_sink *sink, struct unit **out)
 {
-  _Atomic(struct unit *) *slot = &program->variants[variant_index(type)];
+  _Atomic(struct unit *) *slot = variant_slot(program, variant);
   *out = atomic_load_explicit(slot, memory_order_acquire);
   if (*out != NULL)
     return ATTN_OK;
@@ -187,7 +224,7 @@ attn_status program_unit(struct attn_program *program, enum dtype type,
     struct unit *unit, *made = NULL;
     status = check_again(program, sink, &unit);
     if (status == ATTN_OK)
-      status = compile_or_find(program, unit, type, sink, &made);
+      status = compile_or_find(program, unit, variant, sink, &made);
     if (status == ATTN_OK)
       atomic_store_explicit(slot, made, memory_order_release);
     *out = made;
@@ -233,6 +270,14 @@ static attn_status settle_type(const struct spec *spec, attn_type wanted,
   return ATTN_OK;
 }
 
+/* What attn_program_prepare compiles: K and V given, many rows, or else the kernel asked for. */
+static struct unit_variant plain_variant(const struct attn_program *program, enum dtype type)
+{
+  const bool decodes = program->kernel == ATTN_KERNEL_DECODE;
+  return (struct unit_variant){
+      .type = type, .kernel = decodes ? KERNEL_DECODE : KERNEL_FORWARD, .queries = decodes ? 1 : 0};
+}
+
 /* Fills program->front. The diagnostics are those of this thread's own unit, also where the cache
  * had the code. */
 static attn_status make_front(struct attn_program *program, const struct unit_source *source,
@@ -243,13 +288,14 @@ static attn_status make_front(struct attn_program *program, const struct unit_so
   attn_status status = unit_check(source, sink, &unit);
   if (status == ATTN_OK)
     status = settle_type(unit->spec, options->type, sink, &type);
+  const struct unit_variant variant = plain_variant(program, type == DTYPE_ANY ? DTYPE_F32 : type);
   if (status == ATTN_OK && type == DTYPE_ANY)
-    status = unit_try_build(unit, source, DTYPE_F32, sink);
+    status = unit_try_build(unit, source, &variant, sink);
   if (status == ATTN_OK && type != DTYPE_ANY) {
     unit_retain(unit); /* for its diagnostics */
-    status = compile_or_find(program, unit, type, sink, &program->front);
+    status = compile_or_find(program, unit, &variant, sink, &program->front);
     if (program->front != NULL)
-      atomic_store(&program->variants[variant_index(type)], unit_retain(program->front));
+      atomic_store(variant_slot(program, &variant), unit_retain(program->front));
   } else if (status == ATTN_OK) {
     program->front = unit_retain(unit);
   }
@@ -265,7 +311,7 @@ void attn_program_free(attn_program *program)
 {
   if (program == NULL)
     return;
-  for (size_t n = 0; n < PROGRAM_TYPES; n++)
+  for (size_t n = 0; n < PROGRAM_VARIANTS; n++)
     unit_release(atomic_load(&program->variants[n]));
   unit_release(program->front);
   mem_free(program->sets);
@@ -277,7 +323,11 @@ void attn_program_free(attn_program *program)
 
 static attn_status check_options(const attn_compile_options *options, const struct error_sink *sink)
 {
-  if (options->kernel != ATTN_KERNEL_FORWARD)
+  if (options->kernel == ATTN_KERNEL_APPEND)
+    return error_report(sink, ATTN_ERROR_ARGUMENT,
+                        "kernel is APPEND, which attn_append compiles when it is needed; launches "
+                        "take FORWARD, DECODE or ANY");
+  if ((unsigned)options->kernel > ATTN_KERNEL_ANY)
     return error_report(sink, ATTN_ERROR_UNSUPPORTED, "kernel %d does not exist",
                         (int)options->kernel);
   if (options->set_count != 0 && options->sets == NULL)
@@ -405,9 +455,54 @@ attn_status attn_program_prepare(attn_program *program, attn_type wanted)
     return ATTN_ERROR_ARGUMENT;
   struct error_sink sink = {program->context, NULL, 0};
   enum dtype type = DTYPE_ANY;
-  struct unit *unit;
   attn_status status = choose_type(program, wanted, &sink, &type);
-  return status == ATTN_OK ? program_unit(program, type, &sink, &unit) : status;
+  if (status != ATTN_OK)
+    return status;
+  struct unit *unit;
+  const struct unit_variant variant = plain_variant(program, type);
+  return program_unit(program, &variant, &sink, &unit);
+}
+
+/* The kernel that a caller asks for by name, which the program need not take of its own. */
+static attn_status choose_variant_kernel(const struct attn_program *program,
+                                         const attn_variant *wanted, const struct error_sink *sink,
+                                         struct unit_variant *variant)
+{
+  if (wanted->kernel == ATTN_KERNEL_APPEND) {
+    variant->kernel = KERNEL_APPEND;
+    variant->on_cache = true;
+    return ATTN_OK;
+  }
+  if ((unsigned)wanted->kernel > ATTN_KERNEL_ANY)
+    return error_report(sink, ATTN_ERROR_ARGUMENT, "kernel %d does not exist", (int)wanted->kernel);
+  program_choose_kernel(program, wanted->queries, variant);
+  if (wanted->kernel == ATTN_KERNEL_ANY ||
+      (wanted->kernel == ATTN_KERNEL_DECODE) == (variant->kernel == KERNEL_DECODE))
+    return ATTN_OK;
+  return error_report(sink, ATTN_ERROR_ARGUMENT,
+                      "launches of '%s' with %lld query rows do not take the %s kernel",
+                      program->front->info.name, (long long)wanted->queries,
+                      wanted->kernel == ATTN_KERNEL_DECODE ? "decode" : "forward");
+}
+
+attn_status attn_program_prepare_for(attn_program *program, const attn_variant *given)
+{
+  if (program == NULL || given == NULL)
+    return ATTN_ERROR_ARGUMENT;
+  struct error_sink sink = {program->context, NULL, 0};
+  attn_variant wanted = ATTN_VARIANT_INIT;
+  if (!options_copy(&wanted, sizeof(wanted), given, given->size))
+    return error_report(&sink, ATTN_ERROR_ARGUMENT,
+                        "the variant has the size %zu; begin with ATTN_VARIANT_INIT", given->size);
+  struct unit_variant variant = {.on_cache = wanted.on_cache != 0};
+  attn_status status = choose_type(program, wanted.type, &sink, &variant.type);
+  if (status == ATTN_OK)
+    status = choose_variant_kernel(program, &wanted, &sink, &variant);
+  if (status != ATTN_OK)
+    return status;
+  struct unit *unit;
+  variant.packed_queries = variant.on_cache && (wanted.packed != 0 || program->front->info.ragged);
+  return program_unit(program, &variant, &sink, &unit);
 }
 
 attn_status attn_program_text(attn_program *program, attn_form form, attn_type wanted, char **text,
@@ -426,7 +521,8 @@ attn_status attn_program_text(attn_program *program, attn_form form, attn_type w
   if (status != ATTN_OK)
     return status;
   size_t size = 0;
-  status = unit_text(unit, &program->source, type, form, text, &size, &sink);
+  const struct unit_variant variant = plain_variant(program, type);
+  status = unit_text(unit, &program->source, &variant, form, text, &size, &sink);
   unit_release(unit);
   if (length != NULL)
     *length = size;
@@ -448,8 +544,8 @@ attn_status attn_program_timings(attn_program *program, attn_type wanted, attn_t
   attn_status status = choose_type(program, wanted, &sink, &type);
   if (status != ATTN_OK)
     return status;
-  struct unit *unit =
-      atomic_load_explicit(&program->variants[variant_index(type)], memory_order_acquire);
+  const struct unit_variant variant = plain_variant(program, type);
+  struct unit *unit = atomic_load_explicit(variant_slot(program, &variant), memory_order_acquire);
   if (unit == NULL)
     return error_report(&sink, ATTN_ERROR_ARGUMENT, "'%s' is not compiled for %s yet",
                         program->front->info.name, dtype_name(type));

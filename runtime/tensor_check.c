@@ -6,7 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { DLPACK_BOOL = 6 }; /* kDLBool of DLPack since 0.8 */
+enum { /* of DLPack since 0.8 and 1.1 */
+       DLPACK_BOOL = 6,
+       DLPACK_E4M3FN = 10,
+       DLPACK_E5M2 = 12
+};
 
 enum dtype dtype_of_dlpack(DLDataType type)
 {
@@ -19,7 +23,10 @@ enum dtype dtype_of_dlpack(DLDataType type)
   case kDLInt << 8 | 32: return DTYPE_I32;
   case kDLInt << 8 | 64: return DTYPE_I64;
   case kDLUInt << 8 | 8: return DTYPE_U8;
+  case kDLInt << 8 | 8: return DTYPE_I8;
   case DLPACK_BOOL << 8 | 8: return DTYPE_BOOL;
+  case DLPACK_E4M3FN << 8 | 8: return DTYPE_E4M3;
+  case DLPACK_E5M2 << 8 | 8: return DTYPE_E5M2;
   }
   return DTYPE_ANY;
 }
@@ -81,8 +88,10 @@ static attn_status check_sizes(const DLTensor *t, const struct wanted_tensor *wa
     char shape[160] = "";
     size_t used = 0;
     for (uint32_t d = 0; d < wanted->rank && used < sizeof(shape) - 1; d++) {
+      char number[24];
+      snprintf(number, sizeof(number), "%lld", (long long)wanted->dims[d].size);
       int written = snprintf(shape + used, sizeof(shape) - used, "%s%s", d == 0 ? "" : ", ",
-                             wanted->dims[d].name);
+                             wanted->dims[d].name == NULL ? number : wanted->dims[d].name);
       used += written < 0 ? 0 : (size_t)written;
     }
     return error_report(sink, ATTN_ERROR_ARGUMENT, "%s has %d dimensions, it needs %u: [%s]",
@@ -96,6 +105,9 @@ static attn_status check_sizes(const DLTensor *t, const struct wanted_tensor *wa
     if (size < 0)
       return error_report(sink, ATTN_ERROR_ARGUMENT, "%s: dimension %u is %lld", wanted->what, d,
                           (long long)size);
+    if (dim->size >= 0 && size != dim->size && dim->name == NULL)
+      return error_report(sink, ATTN_ERROR_ARGUMENT, "%s: dimension %u is %lld, it must be %lld",
+                          wanted->what, d, (long long)size, (long long)dim->size);
     if (dim->size >= 0 && size != dim->size)
       return error_report(
           sink, ATTN_ERROR_ARGUMENT, "%s: dimension %u is %lld but %s is %lld%s%s%s", wanted->what,
@@ -227,11 +239,16 @@ attn_status tensor_check(const DLTensor *t, const struct wanted_tensor *wanted,
   enum dtype type = dtype_of_dlpack(t->dtype);
   if (wanted->type == DTYPE_BOOL && type == DTYPE_U8)
     type = DTYPE_BOOL; /* older DLPack has no other name for it */
+  if (wanted->codes != DTYPE_ANY && type == wanted->codes)
+    type = wanted->type;
   if (type != wanted->type) {
+    const bool coded = wanted->codes != DTYPE_ANY;
     char text[32];
     dlpack_text(t->dtype, text);
-    return error_report(sink, ATTN_ERROR_ARGUMENT, "%s: the type is %s, it must be %s",
-                        wanted->what, text, dtype_name(wanted->type));
+    return error_report(sink, ATTN_ERROR_ARGUMENT, "%s: the type is %s, it must be %s%s%s",
+                        wanted->what, text, dtype_name(wanted->type),
+                        coded ? ", which holds the codes of " : "",
+                        coded ? dtype_name(wanted->codes) : "");
   }
   bound->type = type;
   bound->rank = wanted->rank;

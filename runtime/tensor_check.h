@@ -7,7 +7,7 @@
 /* A dimension that a tensor must have. */
 struct wanted_dim {
   int64_t size;     /* -1: any */
-  const char *name; /* "NK" */
+  const char *name; /* "NK"; NULL: a number that the spec gives */
   const char *from; /* where the size comes from: "k", or NULL when the spec says it */
 };
 
@@ -15,6 +15,7 @@ struct wanted_tensor {
   const char *what;                 /* "q", "input 'doc'" */
   const struct cuda_device *device; /* whose memory it must be in, entered; NULL: the CPU's */
   enum dtype type;
+  enum dtype codes; /* where the type is U8: what it holds codes of, else ANY */
   uint32_t rank;
   bool written;
   struct wanted_dim dims[SPEC_MAX_RANK];

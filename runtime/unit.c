@@ -17,6 +17,7 @@ enum dtype dtype_of_attn(attn_type type)
   case ATTN_TYPE_I64: return DTYPE_I64;
   case ATTN_TYPE_U8: return DTYPE_U8;
   case ATTN_TYPE_BOOL: return DTYPE_BOOL;
+  case ATTN_TYPE_I8: return DTYPE_I8;
   case ATTN_TYPE_ANY: break;
   }
   return DTYPE_ANY;
@@ -24,7 +25,7 @@ enum dtype dtype_of_attn(attn_type type)
 
 attn_type attn_of_dtype(enum dtype type)
 {
-  for (int n = ATTN_TYPE_F32; n <= ATTN_TYPE_BOOL; n++) {
+  for (int n = ATTN_TYPE_F32; n <= ATTN_TYPE_I8; n++) {
     if (dtype_of_attn((attn_type)n) == type)
       return (attn_type)n;
   }
@@ -81,6 +82,12 @@ void unit_release(struct unit *unit)
   arena_free(&unit->arena);
   pthread_mutex_destroy(&unit->lock);
   mem_free(unit);
+}
+
+bool unit_is_packed(const struct unit *unit)
+{
+  return unit->variant.on_cache ? unit->variant.packed_queries
+                                : unit->spec->cache.layout == CACHE_RAGGED;
 }
 
 /* ---- front end ---- */
@@ -155,6 +162,11 @@ static attn_status choose_attention(struct unit *unit, const struct unit_source 
                       near == NULL ? "" : near, near == NULL ? "" : "'?");
 }
 
+static enum target target_of(const struct unit_source *source)
+{
+  return source->device != NULL ? TARGET_SM_80 : TARGET_HOST;
+}
+
 static attn_status check_in_guard(struct unit *unit, struct import_reader *reader,
                                   const struct error_sink *sink)
 {
@@ -178,9 +190,12 @@ static attn_status check_in_guard(struct unit *unit, struct import_reader *reade
   if (diagnostics_has_errors(&unit->diagnostics))
     return error_report(sink, ATTN_ERROR_SPEC, "%s", diagnostics_print(&unit->diagnostics, false));
   attn_status status = choose_attention(unit, source, file, sink);
-  if (status == ATTN_OK)
-    unit_describe(unit);
-  return status;
+  if (status != ATTN_OK)
+    return status;
+  unit_describe(unit);
+  for (int n = 0; n < UNIT_DECODE_SIZES; n++)
+    unit->decode_queries[n] = decode_queries(unit->spec, target_of(source), INT64_C(1) << n);
+  return ATTN_OK;
 }
 
 attn_status unit_check(const struct unit_source *source, const struct error_sink *sink,
@@ -227,25 +242,16 @@ static void key_text(struct unit *unit, const char *text, size_t length)
   key_bytes(unit, text, length);
 }
 
-static enum target target_of(const struct unit_source *source)
+static void key_fields(struct unit *unit, const struct unit_source *source,
+                       const struct unit_variant *variant)
 {
-  return source->device != NULL ? TARGET_SM_80 : TARGET_HOST;
-}
-
-static void key_fields(struct unit *unit, const struct unit_source *source, enum dtype type)
-{
-  const uint32_t numbers[] = {(uint32_t)source->set_count,
-                              (uint32_t)type,
-                              (uint32_t)source->kernel,
-                              (uint32_t)target_of(source),
-                              source->schedule.rows,
-                              source->schedule.columns,
-                              source->schedule.lanes,
-                              source->schedule.row_vectors,
-                              source->schedule.column_registers,
-                              source->schedule.warps,
-                              source->schedule.column_warps,
-                              source->schedule.stages};
+  const uint32_t numbers[] = {
+      (uint32_t)source->set_count, (uint32_t)variant->type,       (uint32_t)variant->kernel,
+      variant->on_cache,           variant->packed_queries,       variant->queries,
+      (uint32_t)target_of(source), source->schedule.rows,         source->schedule.columns,
+      source->schedule.lanes,      source->schedule.row_vectors,  source->schedule.column_registers,
+      source->schedule.warps,      source->schedule.column_warps, source->schedule.stages,
+      source->schedule.tasks,      source->schedule.part};
   unit->key_size = 0;
   key_bytes(unit, numbers, sizeof(numbers));
   if (source->device != NULL) {
@@ -265,14 +271,14 @@ static void key_fields(struct unit *unit, const struct unit_source *source, enum
   }
 }
 
-attn_status unit_make_key(struct unit *unit, const struct unit_source *source, enum dtype type,
-                          const struct error_sink *sink)
+attn_status unit_make_key(struct unit *unit, const struct unit_source *source,
+                          const struct unit_variant *variant, const struct error_sink *sink)
 {
-  key_fields(unit, source, type); /* counts */
+  key_fields(unit, source, variant); /* counts */
   unit->key = mem_alloc(unit->key_size);
   if (unit->key == NULL)
     return error_out_of_memory(sink);
-  key_fields(unit, source, type);
+  key_fields(unit, source, variant);
   uint64_t hash = UINT64_C(0xcbf29ce484222325); /* FNV-1a */
   for (size_t n = 0; n < unit->key_size; n++)
     hash = (hash ^ unit->key[n]) * UINT64_C(0x100000001b3);
@@ -282,30 +288,34 @@ attn_status unit_make_key(struct unit *unit, const struct unit_source *source, e
 
 /* ---- code ---- */
 
-static struct compile_options compile_options_for(const struct unit_source *source, enum dtype type)
+static struct compile_options compile_options_for(const struct unit_source *source,
+                                                  const struct unit_variant *variant)
 {
   return (struct compile_options){.target = target_of(source),
-                                  .kernel = source->kernel,
-                                  .type = type,
-                                  .schedule = source->schedule};
+                                  .kernel = variant->kernel,
+                                  .type = variant->type,
+                                  .schedule = source->schedule,
+                                  .on_cache = variant->on_cache,
+                                  .packed_queries = variant->packed_queries,
+                                  .queries = variant->queries};
 }
 
-static attn_status build(struct unit *unit, const struct unit_source *source, enum dtype type,
-                         const struct error_sink *sink)
+static attn_status build(struct unit *unit, const struct unit_source *source,
+                         const struct unit_variant *variant, const struct error_sink *sink)
 {
   if (arena_guard(&unit->arena))
     return error_out_of_memory(sink);
-  struct compile_options options = compile_options_for(source, type);
+  struct compile_options options = compile_options_for(source, variant);
   unit->compiled = compile_build(&unit->arena, unit->spec, &options, &unit->diagnostics);
   if (unit->compiled == NULL)
     return error_report(sink, ATTN_ERROR_SPEC, "%s", diagnostics_print(&unit->diagnostics, false));
   return ATTN_OK;
 }
 
-attn_status unit_try_build(struct unit *unit, const struct unit_source *source, enum dtype type,
-                           const struct error_sink *sink)
+attn_status unit_try_build(struct unit *unit, const struct unit_source *source,
+                           const struct unit_variant *variant, const struct error_sink *sink)
 {
-  attn_status status = build(unit, source, type, sink);
+  attn_status status = build(unit, source, variant, sink);
   unit->compiled = NULL;
   return status;
 }
@@ -331,6 +341,12 @@ static bool launch_evaluates(const struct unit *unit)
   for (uint32_t n = 0; n < unit->spec->input_count; n++) {
     for (uint32_t d = 0; d < unit->spec->inputs[n].rank; d++) {
       if (unit->spec->inputs[n].dims[d].kind == DIM_EXPR)
+        return true;
+    }
+  }
+  for (uint32_t n = 0; unit->variant.on_cache && n < unit->cache->count; n++) {
+    for (uint32_t d = 0; d < unit->cache->tensors[n].rank; d++) {
+      if (unit->cache->tensors[n].dims[d].kind == CACHE_DIM_INPUT)
         return true;
     }
   }
@@ -364,11 +380,13 @@ static attn_status load_from_disk(struct unit *unit, const struct disk_cache *di
   return status == ATTN_ERROR_OUT_OF_MEMORY ? error_out_of_memory(sink) : ATTN_OK;
 }
 
-attn_status unit_compile(struct unit *unit, const struct unit_source *source, enum dtype type,
-                         const struct disk_cache *disk, const struct error_sink *sink)
+attn_status unit_compile(struct unit *unit, const struct unit_source *source,
+                         const struct unit_variant *variant, const struct disk_cache *disk,
+                         const struct error_sink *sink)
 {
   unit->device = source->device;
-  attn_status status = build(unit, source, type, sink);
+  unit->variant = *variant;
+  attn_status status = build(unit, source, variant, sink);
   double start = milliseconds();
   if (status == ATTN_OK)
     status = load_from_disk(unit, disk, sink);
@@ -391,8 +409,7 @@ attn_status unit_compile(struct unit *unit, const struct unit_source *source, en
   const struct compile_timings *t = &unit->compiled->timings;
   unit->timings =
       (attn_timings){unit->timings.check, t->build, t->optimize, t->emit, milliseconds() - start};
-  unit->type = type;
-  unit->info.type = attn_of_dtype(type);
+  unit->info.type = attn_of_dtype(variant->type);
   return status;
 }
 
@@ -406,10 +423,11 @@ static char *print_tile(struct unit *unit)
   return copy == NULL ? NULL : memcpy(copy, text, size);
 }
 
-attn_status unit_text(struct unit *unit, const struct unit_source *source, enum dtype type,
-                      attn_form form, char **text, size_t *length, const struct error_sink *sink)
+attn_status unit_text(struct unit *unit, const struct unit_source *source,
+                      const struct unit_variant *variant, attn_form form, char **text,
+                      size_t *length, const struct error_sink *sink)
 {
-  attn_status status = build(unit, source, type, sink);
+  attn_status status = build(unit, source, variant, sink);
   if (status != ATTN_OK)
     return status;
   switch (form) {

@@ -5,6 +5,7 @@
 #ifndef ATTN_RUNTIME_UNIT_H
 #define ATTN_RUNTIME_UNIT_H
 
+#include "compiler/cache/plan.h"
 #include "compiler/pipeline.h"
 #include "dsl/expr_eval.h"
 #include "runtime/context.h"
@@ -12,14 +13,22 @@
 #include "runtime/disk_cache.h"
 #include "runtime/host_loader.h"
 
-/* What is compiled, apart from the type. All borrowed. */
+/* Which of a spec's compiled forms. */
+struct unit_variant {
+  enum dtype type; /* F32, F16 or BF16 */
+  enum kernel_kind kernel;
+  bool on_cache;       /* always of APPEND */
+  bool packed_queries; /* with on_cache: what compile_options says; of APPEND, the new tokens */
+  uint32_t queries;    /* DECODE: what compile_options says; else 0 */
+};
+
+/* What is compiled, apart from the variant. All borrowed. */
 struct unit_source {
   const char *name, *text;
   size_t length;
   const char *attention; /* or NULL */
   const struct spec_set *sets;
   size_t set_count;
-  enum kernel_kind kernel;
   struct schedule schedule;
   struct cuda_device *device;    /* where it runs; NULL: the CPU */
   attn_read_import *read_import; /* or NULL */
@@ -44,6 +53,7 @@ struct unit_evaluator {
 struct unit_kernel {
   const struct tile_kernel *tile;
   uint32_t slot_count;
+  bool checks_tables; /* and does nothing else: lengths, page_table and seen of a cache */
   /* on the CPU */
   int64_t (*tasks)(const int64_t *slots);
   void (*run)(const int64_t *slots, int64_t task, void *scratch);
@@ -52,7 +62,7 @@ struct unit_kernel {
   struct cuda_function *function;
 };
 
-enum { UNIT_MAX_WORKSPACES = 16 };
+enum { UNIT_MAX_WORKSPACES = 16, UNIT_DECODE_SIZES = 5 };
 
 /* The launch tables of a rotary, spec->dim_qk entries each; see unit_rotary_tables. */
 struct rotary_tables {
@@ -73,8 +83,13 @@ struct unit {
   struct spec *spec;
   attn_program_info info;                               /* in the arena */
   const char *const *input_texts, *const *output_texts; /* "input 'doc'", by number */
+  const char *const *cache_texts;                       /* "cache tensor 'k'" */
+  const struct cache_plan *cache; /* of the spec, whether or not the code reads it */
 
-  enum dtype type; /* F32, F16 or BF16 when compiled, else ANY */
+  /* decode_queries for 1, 2, 4, 8 and 16 rows on the source's device. */
+  uint32_t decode_queries[UNIT_DECODE_SIZES];
+
+  struct unit_variant variant; /* of the code; before unit_compile its type is ANY */
   struct compiled *compiled;
   struct cuda_device *device; /* of the context, which outlives its units; NULL on the CPU */
   struct host_code *code;     /* on the CPU */
@@ -87,7 +102,11 @@ struct unit {
   const struct tile_tensor *workspaces[UNIT_MAX_WORKSPACES];
   uint32_t workspace_count;
   uint64_t summaries_used; /* bits by number */
-  bool needs_evaluator;    /* a launch evaluates expressions of the spec */
+  /* Of APPEND, bits by number: the inputs and parameters that a launch reads; and the cache's
+   * tensors that kernels write. */
+  uint64_t inputs_used, params_used;
+  bool cache_written[CACHE_MAX_TENSORS];
+  bool needs_evaluator; /* a launch evaluates expressions of the spec */
   bool rotary_is_constant;
   struct rotary_tables rotary;   /* filled when constant */
   cuda_address rotary_on_device; /* the same, one table after the other */
@@ -102,26 +121,34 @@ struct unit {
 attn_status unit_check(const struct unit_source *source, const struct error_sink *sink,
                        struct unit **unit);
 
-/* Reports what the target cannot compile, for `type`, in unit->diagnostics, without making code.
+/* Reports what the target cannot compile in unit->diagnostics, without making code.
  * The unit must not be shared yet. unit_compile must not follow. */
-attn_status unit_try_build(struct unit *unit, const struct unit_source *source, enum dtype type,
-                           const struct error_sink *sink);
+attn_status unit_try_build(struct unit *unit, const struct unit_source *source,
+                           const struct unit_variant *variant, const struct error_sink *sink);
 
-/* Compiles a checked unit that nobody shares yet, whose key is made for the same type, or takes its
- * code from `disk`; and loads it. */
-attn_status unit_compile(struct unit *unit, const struct unit_source *source, enum dtype type,
-                         const struct disk_cache *disk, const struct error_sink *sink);
+/* Compiles a checked unit that nobody shares yet, whose key is made for the same variant, or takes
+ * its code from `disk`; and loads it. */
+attn_status unit_compile(struct unit *unit, const struct unit_source *source,
+                         const struct unit_variant *variant, const struct disk_cache *disk,
+                         const struct error_sink *sink);
 
 /* The stage `form` of a checked unit that nobody shares, as text of mem_alloc; for ATTN_FORM_OBJECT
  * bytes. */
-attn_status unit_text(struct unit *unit, const struct unit_source *source, enum dtype type,
-                      attn_form form, char **text, size_t *length, const struct error_sink *sink);
+attn_status unit_text(struct unit *unit, const struct unit_source *source,
+                      const struct unit_variant *variant, attn_form form, char **text,
+                      size_t *length, const struct error_sink *sink);
 
-/* Fills unit->key for a type. */
-attn_status unit_make_key(struct unit *unit, const struct unit_source *source, enum dtype type,
-                          const struct error_sink *sink);
+/* Fills unit->key for a variant. */
+attn_status unit_make_key(struct unit *unit, const struct unit_source *source,
+                          const struct unit_variant *variant, const struct error_sink *sink);
 
-/* Fills unit->info from unit->spec. Runs inside the guard of the unit's arena. */
+/* Whether that site is about a cache's lengths, page_table or seen. */
+bool unit_checks_tables(const struct unit *unit, const struct tile_fault_site *site);
+
+/* Whether launches are given starts of sequences. */
+bool unit_is_packed(const struct unit *unit);
+
+/* Fills unit->info and unit->cache from unit->spec. Runs inside the guard of the unit's arena. */
 void unit_describe(struct unit *unit);
 
 /* The diagnostics as text in the unit's arena; NULL when out of memory. Only for the thread that
@@ -144,6 +171,10 @@ void unit_free_evaluator(struct unit_evaluator *evaluator);
  * 0. False when an angle is not finite. Runs inside the guard of the evaluator's arena. */
 bool unit_rotary_tables(const struct spec *spec, struct expr_evaluator *evaluator,
                         const struct rotary_tables *tables);
+
+/* The type of a tensor of elements of `type` as launches take it: U8 for e4m3, e5m2 and what is
+ * below a byte, of which one holds tile_elements_per_byte. */
+enum dtype unit_memory_type(enum dtype type);
 
 /* The spec-side number of a type, and back. */
 enum dtype dtype_of_attn(attn_type type);

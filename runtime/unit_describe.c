@@ -25,7 +25,7 @@ static attn_tensor_info describe_fixed(const char *name, attn_type type, const c
   return (attn_tensor_info){.name = name, .type = type, .rank = rank, .dims = dims};
 }
 
-static void describe_inputs(struct unit *unit)
+static struct expr_names names_of(struct unit *unit)
 {
   const struct spec *spec = unit->spec;
   const char **params = ARENA_ARRAY(&unit->arena, const char *, spec->param_count);
@@ -34,14 +34,18 @@ static void describe_inputs(struct unit *unit)
   const char **inputs = ARENA_ARRAY(&unit->arena, const char *, spec->input_count);
   for (uint32_t n = 0; n < spec->input_count; n++)
     inputs[n] = spec->inputs[n].name;
-  const struct expr_names names = {params, inputs};
+  return (struct expr_names){params, inputs};
+}
 
+static void describe_inputs(struct unit *unit, const struct expr_names *names)
+{
+  const struct spec *spec = unit->spec;
   attn_tensor_info *infos = ARENA_ARRAY(&unit->arena, attn_tensor_info, spec->input_count);
   for (uint32_t n = 0; n < spec->input_count; n++) {
     const struct spec_input *input = &spec->inputs[n];
     const char **dims = ARENA_ARRAY(&unit->arena, const char *, input->rank);
     for (uint32_t d = 0; d < input->rank; d++)
-      dims[d] = dim_text(unit, &input->dims[d], &names);
+      dims[d] = dim_text(unit, &input->dims[d], names);
     infos[n] = describe_fixed(input->name, attn_of_dtype(input->type), dims, input->rank);
   }
   unit->info.inputs = infos;
@@ -73,6 +77,49 @@ static void describe_outputs(struct unit *unit)
   }
   unit->info.outputs = infos;
   unit->info.output_count = spec->output_count;
+}
+
+/* The last dimension of types below a byte counts bytes. */
+static const char *cache_dim_text(struct unit *unit, const struct cache_tensor *tensor, uint32_t d,
+                                  const struct expr_names *names)
+{
+  const struct cache_dimension *dim = &tensor->dims[d];
+  const uint32_t codes = d + 1 == tensor->rank ? tile_elements_per_byte(tensor->type) : 1;
+  switch (dim->kind) {
+  case CACHE_DIM_B: return "B";
+  case CACHE_DIM_TABLE: return "table";
+  case CACHE_DIM_PAGES: return "pages";
+  case CACHE_DIM_SLOTS:
+    return dim->quotient == 1 ? "slots" : arena_format(&unit->arena, "slots / %u", dim->quotient);
+  case CACHE_DIM_CONSTANT: return arena_format(&unit->arena, "%u", (dim->size + codes - 1) / codes);
+  case CACHE_DIM_INPUT: break;
+  }
+  return expr_print(&unit->arena, dim->input, names);
+}
+
+static void describe_cache(struct unit *unit, const struct expr_names *names)
+{
+  const struct cache_plan *plan = cache_plan_new(&unit->arena, unit->spec);
+  attn_tensor_info *infos = ARENA_ARRAY(&unit->arena, attn_tensor_info, plan->count);
+  for (uint32_t n = 0; n < plan->count; n++) {
+    const struct cache_tensor *tensor = &plan->tensors[n];
+    const char **dims = ARENA_ARRAY(&unit->arena, const char *, tensor->rank);
+    for (uint32_t d = 0; d < tensor->rank; d++)
+      dims[d] = cache_dim_text(unit, tensor, d, names);
+    const enum dtype type = unit_memory_type(tensor->type);
+    infos[n] =
+        describe_fixed(tensor->name, type == DTYPE_SPEC ? unit->info.type : attn_of_dtype(type),
+                       dims, tensor->rank);
+  }
+  unit->cache = plan;
+  unit->info.cache = infos;
+  unit->info.cache_count = plan->count;
+}
+
+enum dtype unit_memory_type(enum dtype type)
+{
+  return type == DTYPE_E4M3 || type == DTYPE_E5M2 || type == DTYPE_I4 || type == DTYPE_I2 ? DTYPE_U8
+                                                                                          : type;
 }
 
 static void describe_params(struct unit *unit)
@@ -130,10 +177,13 @@ void unit_describe(struct unit *unit)
   };
   if (!spec->value_is_key)
     unit->info.v = describe_fixed("v", type, v, 4);
-  describe_inputs(unit);
+  const struct expr_names names = names_of(unit);
+  describe_inputs(unit, &names);
+  describe_cache(unit, &names);
   describe_outputs(unit);
   unit->input_texts = name_texts(unit, "input", unit->info.inputs, unit->info.input_count);
   unit->output_texts = name_texts(unit, "output", unit->info.outputs, unit->info.output_count);
+  unit->cache_texts = name_texts(unit, "cache tensor", unit->info.cache, unit->info.cache_count);
   describe_params(unit);
 }
 

@@ -24,23 +24,99 @@ void unit_unload(struct unit *unit)
   unit->device_code = NULL;
 }
 
-/* Remembers which tensors a launch has to make for the kernel. */
-static bool note_tensors(struct unit *unit, const struct tile_kernel *tile)
+/* Marks the inputs and parameters that the launch reads when it evaluates an expression. */
+static void note_leaves(struct unit *unit, const struct expr *e, bool *seen)
+{
+  if (seen[e->id] || (e->deps & (EXPR_DEP(EXPR_DEP_PARAM) | EXPR_DEP(EXPR_DEP_READ))) == 0)
+    return;
+  seen[e->id] = true;
+  if (e->op == EXPR_PARAM)
+    unit->params_used |= UINT64_C(1) << e->value.i;
+  else if (e->op == EXPR_READ && e->value.i >= EXPR_TENSOR_INPUT)
+    unit->inputs_used |= UINT64_C(1) << (e->value.i - EXPR_TENSOR_INPUT);
+  for (uint32_t n = 0; n < e->arg_count; n++)
+    note_leaves(unit, e->args[n], seen);
+}
+
+static void note_evaluated(struct unit *unit)
+{
+  const struct spec *spec = unit->spec;
+  bool *seen = ARENA_ARRAY(&unit->arena, bool, spec->pool->nodes.count);
+  if (spec->has_rotary) {
+    note_leaves(unit, spec->rotary.angle, seen);
+    note_leaves(unit, spec->rotary.gain, seen);
+  }
+  for (uint32_t n = 0; n < unit->workspace_count; n++) {
+    const struct tile_tensor *workspace = unit->workspaces[n];
+    for (uint32_t d = 0; workspace != NULL && d < workspace->rank; d++)
+      note_leaves(unit, workspace->shape[d], seen);
+  }
+  for (uint32_t n = 0; n < unit->cache->count; n++) {
+    const struct cache_tensor *tensor = &unit->cache->tensors[n];
+    for (uint32_t d = 0; d < tensor->rank; d++) {
+      if (tensor->dims[d].kind == CACHE_DIM_INPUT)
+        note_leaves(unit, tensor->dims[d].input, seen);
+    }
+  }
+}
+
+bool unit_checks_tables(const struct unit *unit, const struct tile_fault_site *site)
+{
+  const uint32_t n = site->tensor - EXPR_TENSOR_CACHE;
+  if (site->tensor < EXPR_TENSOR_CACHE || n >= unit->cache->count)
+    return false;
+  const enum cache_part part = unit->cache->tensors[n].part;
+  return part == CACHE_LENGTHS || part == CACHE_PAGE_TABLE || part == CACHE_SEEN;
+}
+
+static bool checks_tables_only(const struct unit *unit, const struct tile_kernel *tile)
+{
+  for (size_t n = 0; n < tile->sites.count; n++) {
+    if (!unit_checks_tables(unit, &tile->sites.items[n]))
+      return false;
+  }
+  return tile->sites.count != 0;
+}
+
+static bool note_tensor(struct unit *unit, const struct tile_tensor *tensor)
+{
+  const uint32_t n = tensor->role_index;
+  if (tensor->role == TILE_ROLE_WORKSPACE) {
+    if (n >= UNIT_MAX_WORKSPACES)
+      return false;
+    unit->workspaces[n] = tensor;
+    if (n >= unit->workspace_count)
+      unit->workspace_count = n + 1;
+  } else if (tensor->role == TILE_ROLE_SUMMARY) {
+    const struct visibility *visibility = unit->compiled->visibility;
+    if (visibility == NULL || n >= visibility->summary_count)
+      return false;
+    const uint32_t input = visibility->summaries[n].tensor - EXPR_TENSOR_INPUT;
+    if (input >= unit->spec->input_count ||
+        (unit->variant.on_cache && unit->spec->inputs[input].cached))
+      return false;
+    unit->summaries_used |= UINT64_C(1) << n;
+  } else if (tensor->role == TILE_ROLE_INPUT && n < SPEC_MAX_INPUTS) {
+    unit->inputs_used |= UINT64_C(1) << n;
+  } else if (tensor->role == TILE_ROLE_CACHE) {
+    if (!unit->variant.on_cache || n >= unit->cache->count)
+      return false;
+    unit->cache_written[n] = unit->cache_written[n] || tensor->written;
+  }
+  return true;
+}
+
+/* Remembers what launches have to give the kernel. */
+static bool note_arguments(struct unit *unit, const struct tile_kernel *tile)
 {
   for (size_t t = 0; t < tile->tensors.count; t++) {
-    const struct tile_tensor *tensor = &tile->tensors.items[t];
-    if (tensor->role == TILE_ROLE_WORKSPACE) {
-      if (tensor->role_index >= UNIT_MAX_WORKSPACES)
-        return false;
-      unit->workspaces[tensor->role_index] = tensor;
-      if (tensor->role_index >= unit->workspace_count)
-        unit->workspace_count = tensor->role_index + 1;
-    } else if (tensor->role == TILE_ROLE_SUMMARY) {
-      const struct visibility *visibility = unit->compiled->visibility;
-      if (visibility == NULL || tensor->role_index >= visibility->summary_count)
-        return false;
-      unit->summaries_used |= UINT64_C(1) << tensor->role_index;
-    }
+    if (!note_tensor(unit, &tile->tensors.items[t]))
+      return false;
+  }
+  for (size_t p = 0; p < tile->params.count; p++) {
+    const struct tile_param *param = &tile->params.items[p];
+    if (param->role == TILE_ROLE_PARAM && param->role_index < SPEC_MAX_PARAMS)
+      unit->params_used |= UINT64_C(1) << param->role_index;
   }
   return true;
 }
@@ -70,18 +146,20 @@ static attn_status find_kernels(struct unit *unit, const struct error_sink *sink
     struct unit_kernel *kernel = &unit->kernels[n];
     *kernel = (struct unit_kernel){.tile = from->tile,
                                    .slot_count = tile_slot_count(from->tile),
+                                   .checks_tables = checks_tables_only(unit, from->tile),
                                    .scratch_bytes = from->scratch_bytes};
     attn_status status = unit->device == NULL
                              ? find_host_kernel(unit, kernel, sink)
                              : cuda_code_function(unit->device_code, from, sink, &kernel->function);
     if (status != ATTN_OK)
       return status;
-    if (!note_tensors(unit, from->tile))
+    if (!note_arguments(unit, from->tile))
       return error_report(sink, ATTN_ERROR_INTERNAL,
                           "the kernel '%s' asks for more tensors than a launch has",
                           from->tile->name);
   }
   unit->kernel_count = compiled->kernels.count;
+  note_evaluated(unit);
   return ATTN_OK;
 }
 

@@ -11,6 +11,7 @@
 
 #include "compiler/analysis/bounds.h"
 #include "compiler/analysis/visibility.h"
+#include "compiler/cache/plan.h"
 #include "compiler/pipeline.h"
 
 /* While a kernel is built, EXPR_VAR_T is the row's number before rows beyond the last were moved
@@ -38,7 +39,8 @@ struct build_value {
 };
 
 enum {
-  BUILD_MAX_TENSORS = EXPR_TENSOR_INPUT + SPEC_MAX_INPUTS,
+  BUILD_MAX_TENSORS = EXPR_TENSOR_CACHE + CACHE_MAX_TENSORS,
+  BUILD_MAX_SIZES = 6,
   BUILD_MAX_WORKSPACES = 16,
   NOT_DECLARED = -1
 };
@@ -55,8 +57,11 @@ struct build {
 
   uint64_t used_summaries; /* by any kernel */
   bool keeps_storage;      /* the target multiplies 16-bit reals: products take them as stored */
-  bool ragged;
-  bool rotated_keys;   /* K of this kernel is the workspace that rotate_keys filled */
+  bool packed[2];          /* tokens of all sequences lie one after the other: queries, keys */
+  bool reads_cache; /* keys are a cache's: READs of k, v and cached inputs mean its tensors */
+  const struct cache_plan *cache; /* NULL: the program has to do with none */
+  uint32_t added_inputs;          /* the spec's from here on were added by cache_apply */
+  bool rotated_keys;   /* K needs no rotation: the workspace that rotate_keys filled, or a cache */
   bool one_channel;    /* EXPR_VAR_C is a scalar: CLASS_CHANNEL is no axis */
   uint32_t group;      /* query heads of a K/V head */
   uint32_t most_share; /* how many of them see the same keys: `group` or 1 */
@@ -69,8 +74,8 @@ struct build {
   int32_t tensors[BUILD_MAX_TENSORS];
   int32_t summaries[SPEC_MAX_INPUTS];
   int32_t params[SPEC_MAX_PARAMS];
-  int32_t sizes[3];  /* B, NQ, NK */
-  int32_t starts[2]; /* of queries, of keys */
+  int32_t sizes[BUILD_MAX_SIZES]; /* by enum build_size */
+  int32_t starts[2];              /* of queries, of keys */
   int32_t rotary_tables[4];
   int32_t workspaces[BUILD_MAX_WORKSPACES];
   int32_t outputs[SPEC_MAX_OUTPUTS];
@@ -79,7 +84,8 @@ struct build {
 
   struct tile_value *row_base, *head_base, *key_base; /* index: r0, h0, j0 of the tile */
   struct tile_value *live_rows, *live_keys;           /* index: of the tile */
-  /* Of queries and of keys, index, when ragged: the sequence's first token, and how many all have.
+  struct tile_value **cut_segments; /* ends of the segments of a part of the keys; NULL for all */
+  /* Of queries and of keys, index, where packed: the sequence's first token, and how many all have.
    */
   struct tile_value *start[2], *total[2];
   VECTOR(struct build_value) values;
@@ -92,7 +98,8 @@ void build_unsupported(struct build *b, struct span span, const char *format, ..
 /* ---- kernels (kernel.c) ---- */
 /* Starts a kernel: nothing is declared in it. */
 void build_open_kernel(struct build *b, const char *name);
-uint32_t build_tensor(struct build *b, uint32_t tensor); /* enum expr_tensor or an input */
+uint32_t build_tensor(struct build *b, uint32_t tensor);          /* enum expr_tensor or an input */
+enum dtype build_element(const struct build *b, uint32_t tensor); /* its type in memory */
 uint32_t build_summary(struct build *b, uint32_t tensor);
 uint32_t build_starts(struct build *b, bool keys);
 uint32_t build_rotary_table(struct build *b, enum tile_role role);
@@ -112,10 +119,16 @@ struct workspace {
 uint32_t build_workspace(struct build *b, const struct workspace *workspace, bool written);
 /* K of every sequence with its rotation: what rotate_keys writes and the other kernels read. */
 uint32_t build_rotated_keys(struct build *b);
-/* SPEC_MAX_PARAMS and on: SIZE_B, SIZE_NQ, SIZE_NK as the launch gives them. */
+/* Sizes that a launch gives. In formulas that are not lowered yet PARAM SPEC_MAX_PARAMS and on
+ * stand for them. TABLE is the pages that a sequence may have, SLOTS the tokens, of a dense cache.
+ */
+enum build_size { BUILD_B, BUILD_NQ, BUILD_NK, BUILD_TABLE, BUILD_PAGES, BUILD_SLOTS };
 const struct expr *build_param(struct build *b, uint32_t param);
-/* SIZE_B, SIZE_NQ or SIZE_NK as the launch gives it: of the longest sequence when ragged. */
+const struct expr *build_launch_size(const struct build *b, enum build_size size);
+/* SIZE_B, SIZE_NQ or SIZE_NK as the launch gives it: of the longest sequence where they differ. */
 const struct expr *build_size(struct build *b, enum expr_var size);
+/* Whether NQ (NK, of keys) is each sequence's own: a value of the task. */
+bool build_has_own_length(const struct build *b, bool keys);
 enum dtype build_dtype(const struct build *b, enum dtype type); /* a concrete one */
 
 /* How the dimensions that a spec gives a tensor lie in memory. A packed tensor, of a ragged batch,
@@ -124,7 +137,8 @@ struct storage {
   uint32_t rank; /* as the spec sees it */
   struct spec_dim dims[SPEC_MAX_RANK];
   bool packed;
-  uint32_t batch, tokens; /* where packed: those dimensions */
+  uint32_t batch, tokens; /* those dimensions; `rank` where there is none */
+  bool cached;            /* what is read is in the cache: access.h */
 };
 void build_storage(struct build *b, uint32_t tensor, struct storage *storage);
 /* In memory: the rank, and where a dimension other than a packed tensor's `batch` lies. */
@@ -143,8 +157,12 @@ const struct expr *build_row_sees(struct build *b);
 /* BOOL: the mask and the sequence's own bounds. */
 const struct expr *build_visible(struct build *b);
 const struct expr *build_mask_reached(struct build *b); /* where the mask's reads are reached */
-/* Opens `parallel` over sequences, tiles of heads and tiles of rows, and enters the task. */
+/* Opens `parallel` over sequences, tiles of heads and tiles of rows (and `parts`, index, of each
+ * where it is not NULL). */
 struct tile_value **build_open_rows(struct build *b);
+struct tile_value **build_open_row_parts(struct build *b, struct tile_value *parts);
+/* How many tiles of rows a launch has for each sequence and head: LONG, over the sizes. */
+const struct expr *build_row_tiles(struct build *b);
 void build_enter_rows(struct build *b, struct tile_value *const *indices);
 
 /* Makes the scalars of a task, given its sequence and K/V head (index): b, g, NQ, NK, offset. */
@@ -163,6 +181,8 @@ uint32_t build_axis_size(const struct build *b, struct frame frame, unsigned axi
 struct tile_value *build_value(struct build *b, struct frame frame, const struct expr *e);
 /* The same with all rows and columns of the frame. */
 struct tile_value *build_tile(struct build *b, struct frame frame, const struct expr *e);
+/* An i32 scalar: INT `e` for the first key of the tile at hand. */
+struct tile_value *build_at_tile(struct build *b, const struct expr *e);
 /* build_tile of an operand of a product: in the type that operand_element says. */
 struct tile_value *build_operand(struct build *b, struct frame frame, const struct expr *e);
 /* Makes now what does not vary along keys, so that it can be used inside a loop over keys that
@@ -202,7 +222,7 @@ const struct expr *build_substitute_bound(struct build *b, const struct expr *bo
 bool build_is_linear(const struct build *b, const struct expr *e,
                      bool (*is_leaf)(const struct expr *));
 
-/* ---- reads (operands.c) ---- */
+/* ---- reads (operands.c, loads.c) ---- */
 /* Whether a load (and a rotation) makes a tile of the frame from what is read. */
 bool operand_is_loadable(struct build *b, struct frame frame, const struct expr *read);
 /* That tile, or NULL. */
@@ -213,6 +233,10 @@ enum tile_element operand_element(struct build *b, struct frame frame, const str
 /* operand_load in that type. */
 struct tile_value *operand_load_stored(struct build *b, struct frame frame,
                                        const struct expr *read);
+/* Whether a READ of q or k means its rotation, which a load has to make. */
+bool operand_is_rotated(const struct build *b, int64_t tensor);
+/* Whether `index` is EXPR_VAR_C + *from. */
+bool operand_is_channel(const struct expr *index, int64_t *from);
 /* A READ as an element access inside an expression; `indices` are lowered already. */
 const struct expr *operand_read(struct lowering *l, const struct expr *read,
                                 const struct expr *const *indices);
@@ -246,7 +270,8 @@ struct product {
 bool product_find(struct build *b, const struct expr *e, struct product *product);
 /* The type of both operands: 16 bits where memory holds both so, else f32. */
 enum tile_element product_element(struct build *b, const struct product *product);
-struct tile_value *product_row(struct build *b, const struct product *product);
+/* Makes before a walk over keys what of a product does not vary along them. */
+void product_hoist(struct build *b, const struct product *product);
 struct tile_value *product_value(struct build *b, const struct product *product);
 
 /* ---- checks (checks.c) ---- */
@@ -263,8 +288,14 @@ struct tile_value *rotary_apply(struct build *b, unsigned axis, uint32_t first,
                                 struct tile_value *x);
 void rotary_build_keys(struct build *b); /* the kernel that fills the workspace of rotated keys */
 bool rotary_is_supported(struct build *b);
+/* Whether the channels before `at` and those from it on share a rotated pair. */
+bool rotary_separates(const struct build *b, uint32_t at);
 
 /* ---- kernels ---- */
-void forward_build(struct build *b); /* forward.c, and what it stores for the others */
+/* forward.c, and what it stores for the others. For KERNEL_DECODE two kernels, which split the
+ * keys (split.h), unless rows are looked at twice. */
+void forward_build(struct build *b);
+/* Whether the normalised weights themselves are wanted. Needs arena and spec alone. */
+bool forward_looks_twice(struct build *b);
 
 #endif

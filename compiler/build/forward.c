@@ -1,7 +1,8 @@
 /* The forward kernel: a task has one tile of rows and walks the keys that these can see, once where
  * sums under unnormalised weights can be finished at the end, and otherwise first for the rows'
- * statistics and then for the weights themselves. */
+ * statistics and then for the weights themselves. For decoding the one walk is split. */
 #include "compiler/build/passes.h"
+#include "compiler/build/split.h"
 
 #include <math.h>
 
@@ -26,23 +27,27 @@ static bool stores_weights(const struct spec *spec)
   return outputs_want(spec, OUTPUT_MASS) || outputs_want(spec, OUTPUT_WEIGHTS);
 }
 
-static bool needs_second_look(struct build *b, const struct build_maps *maps)
+bool forward_looks_twice(struct build *b)
 {
   const struct spec *spec = b->spec;
   bool needs = spec->weight_kind == WEIGHT_RENORMALIZE ||
                !build_is_linear(b, spec->weight, is_map) || stores_weights(spec) ||
                outputs_want(spec, OUTPUT_ENTROPY);
-  for (uint32_t m = 0; m < maps->count; m++)
-    needs |= maps->items[m].algebra->search != NULL;
+  for (uint32_t m = 0; m < spec->map_count; m++)
+    needs |= row_algebra_of(spec->maps[m].normalizer)->search != NULL;
   return needs;
 }
 
-static void start_sums(struct build *b, struct forward *f, struct pass *pass, uint32_t map)
+static void start_sums(struct build *b, struct forward *f, uint32_t map)
 {
-  for (uint32_t n = 0; n < f->sums.count; n++) {
+  for (uint32_t n = 0; n < f->sums.count; n++)
     f->accumulators[map][n] = tile_splat(&b->tile, TILE_F32, b->rows, b->spec->dim_v, 0);
+}
+
+static void carry_sums(struct forward *f, struct pass *pass, uint32_t map)
+{
+  for (uint32_t n = 0; n < f->sums.count; n++)
     pass_carry(pass, &f->accumulators[map][n]);
-  }
 }
 
 /* ---- one look ---- */
@@ -88,25 +93,43 @@ static struct tile_value *combine(struct build *b, struct forward *f, uint32_t s
   return plain ? total : weights_where(b, NULL, maps_alive(b, maps), total);
 }
 
-static struct tile_value *look_once(struct build *b, struct forward *f)
+static void start_once(struct build *b, struct forward *f)
 {
   struct build_maps *maps = &f->maps;
-  struct pass pass = {
-      .maps = maps, .wanted = ~0u, .checks = CHECK_ALL, .visit = visit_once, .user = f};
   for (uint32_t m = 0; m < maps->count; m++)
     maps->items[m].state = maps_start_rows(b, &maps->items[m]);
   maps_split_weight(b, maps);
   for (uint32_t m = 0; m < maps->count; m++)
     if (maps->in_walk[m] != NULL) {
       f->sums.largest = fmax(f->sums.largest, maps_largest(b, maps, maps->in_walk[m]));
-      start_sums(b, f, &pass, m);
+      start_sums(b, f, m);
     }
   if (f->sums.count == 1 && b->spec->weight == expr_map(b->pool, 0))
     maps->items[0].state.rounded = sums_element(b, &f->sums, 0);
-  for (uint32_t m = 0; m < maps->count; m++)
-    pass_carry_state(&pass, &maps->items[m]);
-  pass_walk(b, &pass);
-  maps_rest(b, maps);
+}
+
+/* The accumulators and then the states of all maps. */
+static void carry_once(struct forward *f, struct pass *pass)
+{
+  for (uint32_t m = 0; m < f->maps.count; m++)
+    if (f->maps.in_walk[m] != NULL)
+      carry_sums(f, pass, m);
+  for (uint32_t m = 0; m < f->maps.count; m++)
+    pass_carry_state(pass, &f->maps.items[m]);
+}
+
+static void walk_once(struct build *b, struct forward *f, struct pass *pass)
+{
+  *pass = (struct pass){
+      .maps = &f->maps, .wanted = ~0u, .checks = CHECK_ALL, .visit = visit_once, .user = f};
+  start_once(b, f);
+  carry_once(f, pass);
+  pass_walk(b, pass);
+}
+
+static struct tile_value *end_once(struct build *b, struct forward *f)
+{
+  maps_rest(b, &f->maps);
   struct tile_value *totals[SUMS_MAX];
   for (uint32_t n = 0; n < f->sums.count; n++)
     totals[n] = combine(b, f, n);
@@ -279,11 +302,16 @@ static struct tile_value *look_twice(struct build *b, struct forward *f)
     checks = CHECK_VALUE;
   }
   outputs_clear_weights(b);
-  struct pass pass = {
-      .maps = &f->maps, .wanted = ~0u, .checks = checks, .visit = visit_weights, .user = f};
+  struct pass pass = {.maps = &f->maps,
+                      .wanted = ~0u,
+                      .checks = checks,
+                      .whole = outputs_want(spec, OUTPUT_WEIGHTS),
+                      .visit = visit_weights,
+                      .user = f};
   f->sums.largest =
       f->final.total != NULL ? (double)INFINITY : maps_largest(b, &f->maps, spec->weight);
-  start_sums(b, f, &pass, 0);
+  start_sums(b, f, 0);
+  carry_sums(f, &pass, 0);
   for (uint32_t n = 0; n < spec->output_count; n++)
     if (spec->outputs[n].kind == OUTPUT_ENTROPY) {
       f->entropies[n] = tile_splat(&b->tile, TILE_F32, b->rows, 1, 0);
@@ -312,11 +340,9 @@ static bool needs_guards(struct build *b)
   return needs;
 }
 
-void forward_build(struct build *b)
+/* Of a kernel that walks keys, whose task was entered. */
+static struct forward *enter_walks(struct build *b)
 {
-  const struct spec *spec = b->spec;
-  build_open_kernel(b, "forward");
-  build_enter_rows(b, build_open_rows(b));
   struct forward *f = ARENA_NEW(b->arena, struct forward);
   maps_init(b, &f->maps);
   sums_plan(b, &f->sums);
@@ -326,11 +352,93 @@ void forward_build(struct build *b)
     if (needs_guards(b))
       build_hoist(b, frame_pair(), build_mask_reached(b));
   }
-  if (spec->has_rotary)
-    checks_emit(b, (struct frame){CLASS_QUERY, 0, 0}, spec->rotary.query_position, BOUNDS_ROW,
+  if (b->spec->has_rotary)
+    checks_emit(b, (struct frame){CLASS_QUERY, 0, 0}, b->spec->rotary.query_position, BOUNDS_ROW,
                 build_row_sees(b));
-  bool twice = needs_second_look(b, &f->maps);
-  struct tile_value *o = twice ? look_twice(b, f) : look_once(b, f);
+  return f;
+}
+
+static void build_whole(struct build *b)
+{
+  build_open_kernel(b, "forward");
+  build_enter_rows(b, build_open_rows(b));
+  struct forward *f = enter_walks(b);
+  struct pass pass;
+  struct tile_value *o;
+  if (forward_looks_twice(b)) {
+    o = look_twice(b, f);
+  } else {
+    walk_once(b, f, &pass);
+    o = end_once(b, f);
+  }
   finish_store(b, &f->maps, o, f->entropies);
   tile_end_region(&b->tile);
+}
+
+/* ---- parts of the keys, and their merge ---- */
+
+static void build_part(struct build *b)
+{
+  build_open_kernel(b, "forward_part");
+  struct tile_value *part = split_enter_part(b);
+  struct pass pass;
+  walk_once(b, enter_walks(b), &pass);
+  split_store(b, part, pass.carried, pass.carried_count);
+  split_leave_part(b);
+}
+
+static void merge_parts(struct build *b, struct forward *f)
+{
+  struct tile_builder *t = &b->tile;
+  struct forward *part = ARENA_NEW(b->arena, struct forward);
+  *part = *f;
+  struct pass whole = {0}, found = {0};
+  carry_once(f, &whole);
+  carry_once(part, &found);
+  struct tile_value *carried[PASS_MAX_CARRIED];
+  for (uint32_t k = 0; k < whole.carried_count; k++)
+    carried[k] = *whole.carried[k];
+  struct tile_value *first = build_value(b, frame_scalar(), expr_long(b->pool, 0));
+  struct tile_op *loop = tile_for(t, first, split_part_count(b), 1, carried, whole.carried_count);
+  size_t mark = b->values.count;
+  struct tile_value **arguments = loop->regions[0]->arguments;
+  tile_set_name(t, arguments[0], "part");
+  for (uint32_t k = 0; k < whole.carried_count; k++)
+    *whole.carried[k] = arguments[1 + k];
+  split_load(b, arguments[0], found.carried, found.carried_count);
+  for (uint32_t m = 0; m < f->maps.count; m++) {
+    struct build_map *map = &f->maps.items[m];
+    map->algebra->merge(t, &map->state, f->accumulators[m], &part->maps.items[m].state,
+                        part->accumulators[m], f->maps.in_walk[m] != NULL ? f->sums.count : 0);
+  }
+  for (uint32_t k = 0; k < whole.carried_count; k++)
+    carried[k] = *whole.carried[k];
+  tile_yield(t, carried, whole.carried_count);
+  tile_end_region(t);
+  b->values.count = mark;
+  for (uint32_t k = 0; k < whole.carried_count; k++)
+    *whole.carried[k] = loop->results[k];
+}
+
+static void build_merge(struct build *b)
+{
+  build_open_kernel(b, "merge");
+  build_enter_rows(b, build_open_rows(b));
+  struct forward *f = ARENA_NEW(b->arena, struct forward);
+  maps_init(b, &f->maps);
+  sums_plan(b, &f->sums);
+  start_once(b, f);
+  merge_parts(b, f);
+  finish_store(b, &f->maps, end_once(b, f), f->entropies);
+  tile_end_region(&b->tile);
+}
+
+void forward_build(struct build *b)
+{
+  if (b->options->kernel == KERNEL_DECODE && !forward_looks_twice(b)) {
+    build_part(b);
+    build_merge(b);
+  } else {
+    build_whole(b);
+  }
 }

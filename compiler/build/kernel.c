@@ -1,6 +1,6 @@
 /* What a kernel declares: tensors, summaries, tables, parameters and sizes, each when it is first
  * used. */
-#include "compiler/build/build.h"
+#include "compiler/build/access.h"
 
 #include <stdarg.h>
 
@@ -28,7 +28,7 @@ void build_open_kernel(struct build *b, const char *name)
   forget(b->tensors, BUILD_MAX_TENSORS);
   forget(b->summaries, SPEC_MAX_INPUTS);
   forget(b->params, SPEC_MAX_PARAMS);
-  forget(b->sizes, 3);
+  forget(b->sizes, BUILD_MAX_SIZES);
   forget(b->starts, 2);
   forget(b->rotary_tables, 4);
   forget(b->workspaces, BUILD_MAX_WORKSPACES);
@@ -44,10 +44,55 @@ enum dtype build_dtype(const struct build *b, enum dtype type)
 
 /* ---- tensors ---- */
 
+static struct spec_dim cache_dim(const struct build *b, const struct cache_dimension *dim)
+{
+  struct spec_dim made = {.kind = DIM_EXPR};
+  switch (dim->kind) {
+  case CACHE_DIM_B:
+    made = (struct spec_dim){.kind = DIM_B, .size = expr_variable(b->pool, EXPR_VAR_SIZE_B)};
+    break;
+  case CACHE_DIM_TABLE: made.size = build_launch_size(b, BUILD_TABLE); break;
+  case CACHE_DIM_PAGES: made.size = build_launch_size(b, BUILD_PAGES); break;
+  case CACHE_DIM_SLOTS:
+    made.size = expr_binary(b->pool, EXPR_FLOORDIV, build_launch_size(b, BUILD_SLOTS),
+                            expr_int(b->pool, dim->quotient));
+    break;
+  case CACHE_DIM_CONSTANT: made.size = expr_int(b->pool, dim->size); break;
+  case CACHE_DIM_INPUT: made.size = dim->input; break;
+  }
+  return made;
+}
+
+/* What a cached input's dimensions beyond the slots stand for is what they were declared as. */
+static void cache_storage_of(const struct build *b, const struct cache_tensor *tensor,
+                             struct storage *storage)
+{
+  storage->rank = storage->batch = storage->tokens = tensor->rank;
+  for (uint32_t k = 0; k < tensor->rank; k++)
+    storage->dims[k] = cache_dim(b, &tensor->dims[k]);
+  if (tensor->source >= EXPR_TENSOR_INPUT) {
+    const struct spec_input *input = &b->spec->inputs[tensor->source - EXPR_TENSOR_INPUT];
+    uint32_t at = 2;
+    bool had_keys = false;
+    for (uint32_t k = 0; k < input->rank && at < tensor->rank; k++) {
+      enum dim_kind kind = input->dims[k].kind;
+      if (kind != DIM_B && (kind != DIM_NK || had_keys))
+        storage->dims[at++].kind = kind == DIM_NK ? DIM_EXPR : kind;
+      had_keys |= kind == DIM_NK;
+    }
+  } else if (tensor->part >= CACHE_DATA) {
+    storage->dims[tensor->rank - 2].kind = DIM_G;
+  }
+}
+
 void build_storage(struct build *b, uint32_t tensor, struct storage *storage)
 {
   const struct spec *spec = b->spec;
-  *storage = (struct storage){0};
+  *storage = (struct storage){.cached = access_is_cached(b, tensor)};
+  if (tensor >= EXPR_TENSOR_CACHE) {
+    cache_storage_of(b, &b->cache->tensors[tensor - EXPR_TENSOR_CACHE], storage);
+    return;
+  }
   if (tensor < EXPR_TENSOR_INPUT) {
     bool query = tensor == EXPR_TENSOR_Q || tensor == EXPR_TENSOR_O;
     bool value = tensor == EXPR_TENSOR_V || tensor == EXPR_TENSOR_O;
@@ -81,7 +126,8 @@ void build_storage(struct build *b, uint32_t tensor, struct storage *storage)
   }
   if (storage->tokens == storage->rank) /* NQ is packed, or else NK: as attn.h has it */
     storage->tokens = keys;
-  storage->packed = b->ragged && storage->batch < storage->rank && storage->tokens < storage->rank;
+  storage->packed = storage->batch < storage->rank && storage->tokens < storage->rank &&
+                    b->packed[storage->tokens == keys];
 }
 
 uint32_t storage_rank(const struct storage *storage)
@@ -98,32 +144,55 @@ uint32_t storage_dim(const struct storage *storage, uint32_t dim)
   return dim + 1 - (dim > storage->batch) - (dim > storage->tokens);
 }
 
-static const char *tensor_name(const struct build *b, uint32_t tensor)
+enum dtype build_element(const struct build *b, uint32_t tensor)
 {
-  static const char *const names[] = {"q", "k", "v", "o"};
-  return tensor < EXPR_TENSOR_INPUT ? names[tensor]
-                                    : b->spec->inputs[tensor - EXPR_TENSOR_INPUT].name;
+  if (tensor >= EXPR_TENSOR_CACHE)
+    return build_dtype(b, b->cache->tensors[tensor - EXPR_TENSOR_CACHE].type);
+  if (tensor >= EXPR_TENSOR_INPUT)
+    return build_dtype(b, b->spec->inputs[tensor - EXPR_TENSOR_INPUT].type);
+  return b->options->type;
+}
+
+/* "cache_k_scale" of "k.scale" */
+static const char *cache_name(const struct build *b, const char *name)
+{
+  char *made = arena_format(b->arena, "cache_%s", name);
+  for (char *c = made; *c != '\0'; c++)
+    *c = *c == '.' ? '_' : *c;
+  return made;
+}
+
+static struct tile_tensor describe_tensor(const struct build *b, uint32_t tensor)
+{
+  static const enum tile_role roles[] = {TILE_ROLE_QUERY, TILE_ROLE_KEY, TILE_ROLE_VALUE,
+                                         TILE_ROLE_RESULT};
+  struct tile_tensor made = {.element = build_element(b, tensor),
+                             .written = tensor == EXPR_TENSOR_O};
+  if (tensor >= EXPR_TENSOR_CACHE) {
+    made.role = TILE_ROLE_CACHE;
+    made.role_index = tensor - EXPR_TENSOR_CACHE;
+    made.name = cache_name(b, b->cache->tensors[made.role_index].name);
+  } else if (tensor >= EXPR_TENSOR_INPUT) {
+    made.role = TILE_ROLE_INPUT;
+    made.role_index = tensor - EXPR_TENSOR_INPUT;
+    made.name = b->spec->inputs[made.role_index].name;
+  } else {
+    static const char *const names[] = {"q", "k", "v", "o"};
+    made.role = roles[tensor];
+    made.name = names[tensor];
+  }
+  return made;
 }
 
 uint32_t build_tensor(struct build *b, uint32_t tensor)
 {
-  static const enum tile_role roles[] = {TILE_ROLE_QUERY, TILE_ROLE_KEY, TILE_ROLE_VALUE,
-                                         TILE_ROLE_RESULT};
   if (tensor == EXPR_TENSOR_K && b->rotated_keys)
     return build_rotated_keys(b);
   if (b->tensors[tensor] == NOT_DECLARED) {
     struct storage storage;
     build_storage(b, tensor, &storage);
-    bool input = tensor >= EXPR_TENSOR_INPUT;
-    struct tile_tensor made = {
-        .name = tensor_name(b, tensor),
-        .element = input ? build_dtype(b, b->spec->inputs[tensor - EXPR_TENSOR_INPUT].type)
-                         : b->options->type,
-        .rank = storage_rank(&storage),
-        .written = tensor == EXPR_TENSOR_O,
-        .role = input ? TILE_ROLE_INPUT : roles[tensor],
-        .role_index = input ? tensor - EXPR_TENSOR_INPUT : 0,
-    };
+    struct tile_tensor made = describe_tensor(b, tensor);
+    made.rank = storage_rank(&storage);
     b->tensors[tensor] = (int32_t)tile_add_tensor(b->tile.kernel, made);
   }
   return (uint32_t)b->tensors[tensor];
@@ -147,7 +216,7 @@ uint32_t build_workspace(struct build *b, const struct workspace *workspace, boo
                              .role = TILE_ROLE_WORKSPACE,
                              .role_index = workspace->number,
                              .shape = {sequences, heads, tokens}};
-  if (b->ragged) { /* packed sequences are no longer than that together */
+  if (b->packed[workspace->keys]) { /* packed sequences are no longer than that together */
     made.rank = 2;
     made.shape[0] = expr_mul(pool, sequences, tokens);
   }
@@ -228,7 +297,8 @@ uint32_t build_output(struct build *b, uint32_t output)
     name = arena_format(b->arena, "%s_%s", name, b->spec->maps[made_for->map].name);
   struct tile_tensor made = {.name = name,
                              .element = DTYPE_F32,
-                             .rank = (b->ragged ? 2u : 3u) + (made_for->kind == OUTPUT_WEIGHTS),
+                             .rank = (b->packed[made_for->kind == OUTPUT_MASS] ? 2u : 3u) +
+                                     (made_for->kind == OUTPUT_WEIGHTS),
                              .written = true,
                              .role = TILE_ROLE_OUTPUT,
                              .role_index = output};
@@ -238,10 +308,22 @@ uint32_t build_output(struct build *b, uint32_t output)
 
 /* ---- parameters ---- */
 
+static const struct expr *size_param(struct build *b, enum build_size size)
+{
+  static const char *const names[] = {"B", "NQ", "NK", "size_table", "size_pages", "size_slots"};
+  if (b->sizes[size] == NOT_DECLARED) {
+    struct tile_param made = {.name = names[size],
+                              .type = EXPR_INT,
+                              .role = (enum tile_role)(TILE_ROLE_SIZE_B + (int)size)};
+    b->sizes[size] = (int32_t)tile_add_param(b->tile.kernel, made);
+  }
+  return expr_param(b->pool, (uint32_t)b->sizes[size], EXPR_INT);
+}
+
 const struct expr *build_param(struct build *b, uint32_t param)
 {
   if (param >= SPEC_MAX_PARAMS)
-    return build_size(b, EXPR_VAR_SIZE_B + (param - SPEC_MAX_PARAMS));
+    return size_param(b, (enum build_size)(param - SPEC_MAX_PARAMS));
   const struct spec_param *declared = &b->spec->params[param];
   if (b->params[param] == NOT_DECLARED) {
     struct tile_param made = {.name = declared->name,
@@ -255,14 +337,17 @@ const struct expr *build_param(struct build *b, uint32_t param)
 
 const struct expr *build_size(struct build *b, enum expr_var size)
 {
-  static const char *const names[] = {"B", "NQ", "NK"};
-  static const enum tile_role roles[] = {TILE_ROLE_SIZE_B, TILE_ROLE_SIZE_NQ, TILE_ROLE_SIZE_NK};
-  uint32_t n = (uint32_t)(size - EXPR_VAR_SIZE_B);
-  if (b->sizes[n] == NOT_DECLARED) {
-    struct tile_param made = {.name = names[n], .type = EXPR_INT, .role = roles[n]};
-    b->sizes[n] = (int32_t)tile_add_param(b->tile.kernel, made);
-  }
-  return expr_param(b->pool, (uint32_t)b->sizes[n], EXPR_INT);
+  return size_param(b, (enum build_size)(size - EXPR_VAR_SIZE_B));
+}
+
+const struct expr *build_launch_size(const struct build *b, enum build_size size)
+{
+  return expr_param(b->pool, SPEC_MAX_PARAMS + (uint32_t)size, EXPR_INT);
+}
+
+bool build_has_own_length(const struct build *b, bool keys)
+{
+  return b->packed[keys] || (keys && b->reads_cache);
 }
 
 /* ---- a task ---- */
@@ -296,10 +381,12 @@ void build_enter_task(struct build *b, struct tile_value *sequence, struct tile_
   const struct expr *narrow = expr_convert(b->pool, expr_arg(b->pool, 0, EXPR_LONG), EXPR_INT);
   set_scalar(b, EXPR_VAR_B, tile_scalar(&b->tile, TILE_I32, narrow, &sequence, 1));
   set_scalar(b, EXPR_VAR_G, tile_scalar(&b->tile, TILE_I32, narrow, &kv_head, 1));
-  if (b->ragged) {
-    set_length(b, false, sequence);
-    set_length(b, true, sequence);
-  }
+  for (int keys = 0; keys < 2; keys++)
+    if (b->packed[keys])
+      set_length(b, keys, sequence);
+  if (b->reads_cache)
+    set_scalar(b, EXPR_VAR_SIZE_NK,
+               build_value(b, frame_scalar(), access_length(b, build_var(b, EXPR_VAR_B))));
   if (b->spec->align != ALIGN_START)
     set_scalar(b, EXPR_VAR_OFFSET, build_value(b, frame_scalar(), b->spec->offset));
 }

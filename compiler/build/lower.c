@@ -1,5 +1,5 @@
 /* Formulas of the spec as expressions over a tile op's operands. */
-#include "compiler/build/build.h"
+#include "compiler/build/access.h"
 
 #include "dsl/expr_fold.h"
 
@@ -140,7 +140,8 @@ static const struct expr *lower_leaf(struct lowering *l, const struct expr *e)
   if (expr_is_var(e, EXPR_VAR_OFFSET) && b->spec->align == ALIGN_START)
     return expr_int(b->pool, 0);
   bool is_size = e->value.i >= EXPR_VAR_SIZE_B && e->value.i <= EXPR_VAR_SIZE_NK;
-  if (is_size && (!b->ragged || e->value.i == EXPR_VAR_SIZE_B))
+  if (is_size && (expr_is_var(e, EXPR_VAR_SIZE_B) ||
+                  !build_has_own_length(b, expr_is_var(e, EXPR_VAR_SIZE_NK))))
     return build_size(b, (enum expr_var)e->value.i);
   return NULL;
 }
@@ -170,9 +171,10 @@ static const struct expr *replace_by_operand(void *user, const struct expr *e)
   bool settled = e->op == EXPR_VAR || class != walk->root_class;
   settled |= product_find(b, e, &product);
   settled |= e->op == EXPR_READ && operand_is_loadable(b, l->frame, e);
-  if (!settled || e == walk->root)
-    return NULL;
-  return lower_operand(l, build_value(b, l->frame, e), e->type);
+  if (settled && e != walk->root)
+    return lower_operand(l, build_value(b, l->frame, e), e->type);
+  bool cached = e->op == EXPR_READ && access_is_cached(b, (uint32_t)e->value.i);
+  return cached ? operand_read(l, e, NULL) : NULL;
 }
 
 static const struct expr *lower_node(void *user, const struct expr *e,

@@ -18,6 +18,85 @@ void pass_carry_state(struct pass *pass, struct build_map *map)
   pass_carry(pass, &map->top);
 }
 
+/* ---- the columns that rows of a partial tile may see ---- */
+
+/* Lowered before a walk: [lo, hi) of each segment for rows TILE_I0 to TILE_I1 of the tile, as
+ * positions. */
+struct pass_limits {
+  struct lowering columns;
+  uint32_t count;
+  const struct expr *lo[VISIBILITY_MAX_SEGMENTS], *hi[VISIBILITY_MAX_SEGMENTS];
+};
+
+/* What the analysis says of a tile of rows, for some of them. TILE_J0 and TILE_J1, which no segment
+ * of keys holds, stand for the rows' numbers until all is lowered. */
+static const struct expr *for_some_rows(struct build *b, struct lowering *l, const struct expr *e)
+{
+  static const enum expr_var ends[][2] = {{EXPR_VAR_TILE_I0, EXPR_VAR_TILE_J0},
+                                          {EXPR_VAR_TILE_I1, EXPR_VAR_TILE_J1}};
+  struct expr_pool *pool = b->pool;
+  const struct expr *first = expr_arg(pool, 0, EXPR_LONG), *last = expr_arg(pool, 1, EXPR_LONG);
+  for (int k = 0; k < 2; k++) {
+    const struct expr *token =
+        expr_binary(pool, EXPR_FLOORDIV, build_var(b, ends[k][1]), expr_long(pool, b->share));
+    const struct expr *row = expr_binary(pool, EXPR_MIN, expr_add(pool, first, token), last);
+    e = expr_substitute(pool, e, ends[k][0], row);
+  }
+  e = lower_expr(l, e);
+  for (int k = 0; k < 2; k++)
+    e = expr_substitute(pool, e, ends[k][1], build_var(b, ends[k][0]));
+  return e;
+}
+
+static void lower_limits(struct build *b, struct pass_limits *limits)
+{
+  const struct visibility_walk *keys = &b->visibility->keys;
+  struct lowering *l = &limits->columns;
+  *l = (struct lowering){.b = b, .frame = frame_scalar()};
+  vector_push(b->arena, &l->operands,
+              build_value(b, frame_scalar(), build_var(b, EXPR_VAR_TILE_I0)));
+  vector_push(b->arena, &l->operands,
+              build_value(b, frame_scalar(), build_var(b, EXPR_VAR_TILE_I1)));
+  limits->count = keys->segment_count;
+  for (uint32_t n = 0; n < limits->count; n++) {
+    limits->lo[n] = for_some_rows(b, l, keys->segments[n].may_lo);
+    limits->hi[n] = for_some_rows(b, l, keys->segments[n].may_hi);
+  }
+}
+
+/* Says of a tile of pairs that only keys from the first to the last that a segment holds inside
+ * the tile are of interest. */
+static void limit_tile(struct build *b, const struct pass_limits *limits, struct tile_value *tile)
+{
+  struct expr_pool *pool = b->pool;
+  bool pairs = tile->def != NULL && tile->def->parent == b->tile.region &&
+               tile->type.rows == b->rows && tile->type.columns == b->columns;
+  if (!pairs)
+    return;
+  struct tile_value **operands =
+      ARENA_ARRAY(b->arena, struct tile_value *, limits->columns.operands.count + 1);
+  uint32_t count = (uint32_t)limits->columns.operands.count;
+  for (uint32_t k = 0; k < count; k++)
+    operands[k] = limits->columns.operands.items[k];
+  operands[count] = b->key_base;
+  const struct expr *begin = expr_arg(pool, count, EXPR_LONG);
+  const struct expr *end = expr_add(pool, begin, expr_long(pool, b->columns));
+  const struct expr *from = end, *to = begin;
+  for (uint32_t n = 0; n < limits->count; n++) {
+    const struct expr *lo = expr_binary(pool, EXPR_MAX, limits->lo[n], begin);
+    const struct expr *hi = expr_binary(pool, EXPR_MIN, limits->hi[n], end);
+    const struct expr *some = expr_binary(pool, EXPR_LT, lo, hi);
+    from = expr_binary(pool, EXPR_MIN, from, expr_select(pool, some, lo, end));
+    to = expr_binary(pool, EXPR_MAX, to, expr_select(pool, some, hi, begin));
+  }
+  if (limits->count == 1) {
+    from = limits->lo[0];
+    to = limits->hi[0];
+  }
+  tile_limit_columns(&b->tile, tile, expr_sub(pool, from, begin), expr_sub(pool, to, begin),
+                     operands, count + 1);
+}
+
 /* ---- a tile ---- */
 
 static void check_formulas(struct build *b, const struct pass *pass, struct pass_tile *tile)
@@ -40,11 +119,16 @@ void pass_enter_tile(struct build *b, const struct pass *pass, struct pass_tile 
   const struct expr *visible = tile->partial ? pass->maps->visible : pass->maps->always_seen;
   tile->checks = pass->checks;
   tile->visible = expr_is_true(visible) ? NULL : build_value(b, frame_pair(), visible);
+  if (tile->limits != NULL && tile->visible != NULL)
+    limit_tile(b, tile->limits, tile->visible);
   if (tile->checks != 0)
     check_formulas(b, pass, tile);
   for (uint32_t m = 0; m < pass->maps->count; m++)
-    if ((pass->wanted >> m & 1) != 0)
+    if ((pass->wanted >> m & 1) != 0) {
       tile->scores[m] = build_tile(b, frame_pair(), pass->maps->items[m].score);
+      if (tile->limits != NULL)
+        limit_tile(b, tile->limits, tile->scores[m]);
+    }
 }
 
 struct row_scores pass_row_scores(struct build *b, const struct pass_tile *tile,
@@ -61,7 +145,7 @@ struct row_scores pass_row_scores(struct build *b, const struct pass_tile *tile,
 /* The carried values, as `visit` leaves them, are what the region at hand yields. */
 static void visit_tile(struct build *b, struct pass *pass, bool partial)
 {
-  struct pass_tile tile = {.partial = partial};
+  struct pass_tile tile = {.partial = partial, .limits = partial ? pass->limits : NULL};
   pass_enter_tile(b, pass, &tile);
   pass->visit(b, pass->user, &tile);
   struct tile_value *carried[PASS_MAX_CARRIED];
@@ -112,6 +196,21 @@ static void visit_region(struct build *b, struct pass *pass, const struct tile_r
   b->values.count = mark;
 }
 
+void pass_segments(struct build *b, struct tile_value **ends)
+{
+  struct expr_pool *pool = b->pool;
+  const struct visibility_walk *keys = &b->visibility->keys;
+  const struct expr *some_row =
+      expr_binary(pool, EXPR_LT, expr_long(pool, 0), expr_arg(pool, 0, EXPR_LONG));
+  for (uint32_t n = 0; n < keys->segment_count; n++) {
+    const struct expr *lo = keys->segments[n].may_lo, *hi = keys->segments[n].may_hi;
+    if (b->packed[0]) /* a tile beyond the last row of a shorter sequence sees no key */
+      hi = expr_select(pool, some_row, hi, lo);
+    ends[2 * n] = build_index(b, "lo", lo, NULL, 0);
+    ends[2 * n + 1] = build_index(b, "hi", hi, &b->live_rows, b->packed[0] ? 1 : 0);
+  }
+}
+
 /* Operands and test expressions of the walk. */
 struct walk_operands {
   struct tile_value *segments[2 * VISIBILITY_MAX_SEGMENTS];
@@ -121,19 +220,13 @@ struct walk_operands {
 
 static void lower_walk(struct build *b, struct walk_operands *w)
 {
-  struct expr_pool *pool = b->pool;
   const struct visibility_walk *keys = &b->visibility->keys;
-  const struct expr *some_row =
-      expr_binary(pool, EXPR_LT, expr_long(pool, 0), expr_arg(pool, 0, EXPR_LONG));
-  for (uint32_t n = 0; n < keys->segment_count; n++) {
-    const struct expr *lo = keys->segments[n].may_lo, *hi = keys->segments[n].may_hi;
-    if (b->ragged) /* a tile beyond the last row of a shorter sequence sees no key */
-      hi = expr_select(pool, some_row, hi, lo);
-    w->segments[2 * n] = build_index(b, "lo", lo, NULL, 0);
-    w->segments[2 * n + 1] = build_index(b, "hi", hi, &b->live_rows, b->ragged ? 1 : 0);
-  }
+  if (b->cut_segments == NULL)
+    pass_segments(b, w->segments);
+  for (uint32_t n = 0; b->cut_segments != NULL && n < 2 * keys->segment_count; n++)
+    w->segments[n] = b->cut_segments[n];
   w->tests = (struct lowering){.b = b, .frame = frame_scalar()};
-  w->may = lower_expr(&w->tests, keys->tested ? b->visibility->may : expr_bool(pool, true));
+  w->may = lower_expr(&w->tests, keys->tested ? b->visibility->may : expr_bool(b->pool, true));
   w->must = lower_expr(&w->tests, b->visibility->must);
 }
 
@@ -143,7 +236,12 @@ void pass_walk(struct build *b, struct pass *pass)
   if (keys->segment_count == 0)
     return;
   struct walk_operands w;
+  struct pass_limits limits;
   lower_walk(b, &w);
+  if (!pass->whole && b->options->target == TARGET_HOST) {
+    lower_limits(b, &limits);
+    pass->limits = &limits;
+  }
   struct tile_value *carried[PASS_MAX_CARRIED];
   for (uint32_t k = 0; k < pass->carried_count; k++)
     carried[k] = *pass->carried[k];
@@ -156,4 +254,5 @@ void pass_walk(struct build *b, struct pass *pass)
   tile_end_region(&b->tile);
   for (uint32_t k = 0; k < pass->carried_count; k++)
     *pass->carried[k] = op->results[k];
+  pass->limits = NULL;
 }

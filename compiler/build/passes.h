@@ -51,9 +51,11 @@ struct tile_value *weights_where(struct build *b, struct tile_value *visible,
 enum { PASS_MAX_CARRIED = 64 };
 enum { CHECK_MASK = 1, CHECK_SCORES = 2, CHECK_WEIGHT = 4, CHECK_VALUE = 8, CHECK_ALL = 15 };
 
+struct pass_limits;
 struct pass_tile {
   bool partial;
-  struct tile_value *visible; /* NULL where all pairs are */
+  const struct pass_limits *limits; /* NULL: all columns of tiles of pairs are made */
+  struct tile_value *visible;       /* NULL where all pairs are */
   struct tile_value *scores[SPEC_MAX_MAPS];
   const struct expr *reached; /* BOOL: where formulas of pairs are */
   unsigned checks;
@@ -63,14 +65,18 @@ struct pass {
   const struct build_maps *maps;
   unsigned wanted; /* bit n: the scores of map n */
   unsigned checks; /* what this walk checks: each formula once a kernel */
+  bool whole;      /* tiles of pairs are stored */
   void (*visit)(struct build *b, void *user, const struct pass_tile *tile);
   void *user;
   struct tile_value **carried[PASS_MAX_CARRIED]; /* changed by visit; after the walk, the results */
   uint32_t carried_count;
+  const struct pass_limits *limits; /* of the walk that goes on */
 };
 void pass_carry(struct pass *pass, struct tile_value **value); /* not where *value is NULL */
 void pass_carry_state(struct pass *pass, struct build_map *map);
-/* Walks the segments of visible keys. */
+/* Ends of the segments of keys that the task's rows may see: lo and hi of each, index. */
+void pass_segments(struct build *b, struct tile_value **ends);
+/* Walks the segments of visible keys, or what b->cut_segments leaves of them. */
 void pass_walk(struct build *b, struct pass *pass);
 /* The tile at hand, which is at b->key_base: visibility, checks and scores. */
 void pass_enter_tile(struct build *b, const struct pass *pass, struct pass_tile *tile);

@@ -1,7 +1,7 @@
 /* Products are found: any sum over channels of a row part times a column part. Where the term is
  * another function of one row part and one column part, as in additive scores, the sum is a
  * contraction. */
-#include "compiler/build/build.h"
+#include "compiler/build/access.h"
 #include "compiler/tile/text.h"
 #include "dsl/expr_fold.h"
 
@@ -119,17 +119,158 @@ static struct tile_value *part_value(struct build *b, const struct product *prod
                                                  : build_tile(b, frame, part);
 }
 
-struct tile_value *product_row(struct build *b, const struct product *product)
+/* ---- keys of a cache ---- */
+
+/* A product whose column is stored in codes, or whose channels lie in several tensors, is the sum
+ * of products over ranges of channels. Where the keys of a range have one scale each, their codes
+ * are the column and the product is scaled after it. */
+struct piece {
+  struct product product;
+  const struct expr *scale; /* FLOAT over keys; NULL */
+};
+enum { MAX_PIECES = 16 };
+
+static const struct expr *from_channel(struct build *b, const struct expr *e, uint32_t first)
 {
-  return part_value(b, product, CLASS_QUERY);
+  const struct expr *moved =
+      expr_add(b->pool, expr_variable(b->pool, EXPR_VAR_C), expr_int(b->pool, (int32_t)first));
+  return first == 0 ? e : expr_substitute(b->pool, e, EXPR_VAR_C, moved);
+}
+
+/* How many channels from `at` on lie in one tensor and under one scale of what has that storage. */
+static uint32_t piece_end(const struct spec_storage *storage, uint32_t channels, uint32_t at)
+{
+  if (at >= channels)
+    return UINT32_MAX;
+  bool groups = storage->axis == CACHE_AXIS_TOKEN && storage->group > 0;
+  return groups ? at - at % storage->group + storage->group : channels;
+}
+
+static bool separates_pairs(const struct build *b, const struct expr *e, uint32_t at)
+{
+  bool *wanted = ARENA_ARRAY(b->arena, bool, (size_t)e->id + 1);
+  wanted[e->id] = true;
+  for (uint32_t id = e->id + 1; id-- > 0;) {
+    const struct expr *node = b->pool->nodes.items[id];
+    if (!wanted[id])
+      continue;
+    int64_t from;
+    bool rotated = node->op == EXPR_READ && operand_is_rotated(b, node->value.i);
+    if (rotated &&
+        (!operand_is_channel(node->args[3], &from) || rotary_separates(b, (uint32_t)from + at)))
+      return true;
+    for (uint32_t k = 0; k < node->arg_count; k++)
+      wanted[node->args[k]->id] = true;
+  }
+  return false;
+}
+
+/* The scale that can be taken out of the piece; its column becomes the codes. */
+static void take_scale(struct build *b, struct piece *piece)
+{
+  const struct expr *read = piece->product.column;
+  struct access_parts parts;
+  access_parts(b, read, &parts);
+  const struct spec_storage *storage = cache_storage(b->cache->spec, (uint32_t)read->value.i);
+  bool plain = parts.scale != NULL && parts.recent == NULL && !storage->asymmetric &&
+               storage->table == 0 && !operand_is_rotated(b, read->value.i);
+  if (!plain || storage->axis != CACHE_AXIS_TOKEN)
+    return;
+  int64_t from;
+  if (!operand_is_channel(parts.channel, &from) || from >= parts.channels)
+    return;
+  const struct expr *first = expr_int(b->pool, 0);
+  piece->scale = expr_substitute(b->pool, parts.scale, EXPR_VAR_C, first);
+  piece->product.column = parts.data;
+}
+
+/* One piece, the product itself, where it is not of that kind. */
+static uint32_t split_cached(struct build *b, const struct product *product,
+                             struct piece pieces[MAX_PIECES])
+{
+  const struct expr *read = product->column;
+  uint32_t count = 0;
+  int64_t from;
+  pieces[0] = (struct piece){.product = *product};
+  bool cached = product->term == NULL && read->op == EXPR_READ &&
+                (read->value.i == EXPR_TENSOR_K || read->value.i == EXPR_TENSOR_V) &&
+                access_is_cached(b, (uint32_t)read->value.i) &&
+                operand_is_channel(read->args[3], &from);
+  if (!cached)
+    return 1;
+  uint32_t source = (uint32_t)read->value.i, first = (uint32_t)from;
+  const struct spec_storage *storage = cache_storage(b->cache->spec, source);
+  uint32_t channels = cache_channels(b->cache->spec, source);
+  for (uint32_t at = 0; at < product->channels;) {
+    uint32_t end = piece_end(storage, channels, first + at), next = product->channels;
+    next = end - first < next ? end - first : next;
+    bool last = next == product->channels;
+    bool apart = !last && (separates_pairs(b, product->row, next) ||
+                           separates_pairs(b, product->column, next));
+    if (count == MAX_PIECES || apart)
+      return 1;
+    pieces[count] = (struct piece){.product = {.row = from_channel(b, product->row, at),
+                                               .column = from_channel(b, product->column, at),
+                                               .channels = next - at}};
+    take_scale(b, &pieces[count++]);
+    at = next;
+  }
+  return count;
+}
+
+static struct tile_value *scaled(struct build *b, struct tile_value *x, const struct expr *scale)
+{
+  if (scale == NULL)
+    return x;
+  struct tile_value *by_key = build_tile(b, (struct frame){CLASS_KEY, 0, 0}, scale);
+  struct tile_value *operands[] = {x, tile_transpose(&b->tile, by_key)};
+  const struct expr *e =
+      expr_mul(b->pool, expr_arg(b->pool, 0, EXPR_FLOAT), expr_arg(b->pool, 1, EXPR_FLOAT));
+  return tile_map(&b->tile, TILE_F32, e, operands, 2);
+}
+
+static struct tile_value *added(struct build *b, struct tile_value *x, struct tile_value *y)
+{
+  struct tile_value *operands[] = {x, y};
+  const struct expr *e =
+      expr_add(b->pool, expr_arg(b->pool, 0, EXPR_FLOAT), expr_arg(b->pool, 1, EXPR_FLOAT));
+  return tile_map(&b->tile, TILE_F32, e, operands, 2);
+}
+
+static struct tile_value *cached_product(struct build *b, const struct piece *pieces,
+                                         uint32_t count)
+{
+  struct tile_value *sum = NULL;
+  for (uint32_t n = 0; n < count; n++) {
+    const struct piece *piece = &pieces[n];
+    struct tile_value *row = part_value(b, &piece->product, CLASS_QUERY);
+    struct tile_value *column = part_value(b, &piece->product, CLASS_KEY);
+    bool alone = piece->scale != NULL; /* before others are added */
+    struct tile_value *own = tile_product(&b->tile, row, false, column, true, alone ? NULL : sum);
+    own = scaled(b, own, piece->scale);
+    sum = alone && sum != NULL ? added(b, sum, own) : own;
+  }
+  return sum;
+}
+
+void product_hoist(struct build *b, const struct product *product)
+{
+  struct piece pieces[MAX_PIECES];
+  uint32_t count = split_cached(b, product, pieces);
+  for (uint32_t n = 0; n < count; n++) {
+    part_value(b, &pieces[n].product, CLASS_QUERY);
+    build_hoist(b, frame_channels(CLASS_KEY, pieces[n].product.channels), pieces[n].product.column);
+  }
 }
 
 struct tile_value *product_value(struct build *b, const struct product *product)
 {
-  struct tile_value *row = product_row(b, product);
-  struct tile_value *column = part_value(b, product, CLASS_KEY);
+  struct piece pieces[MAX_PIECES];
+  uint32_t count = split_cached(b, product, pieces);
   if (product->term == NULL)
-    return tile_product(&b->tile, row, false, column, true, NULL);
+    return cached_product(b, pieces, count);
+  struct tile_value *row = part_value(b, product, CLASS_QUERY);
+  struct tile_value *column = part_value(b, product, CLASS_KEY);
   struct contraction c = {b, product, {0}};
   vector_push(b->arena, &c.operands, row);
   vector_push(b->arena, &c.operands, column);

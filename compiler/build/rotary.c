@@ -21,17 +21,35 @@ static uint32_t partner(const struct spec_rotary *rotary, uint32_t channel)
   return base + (place < half ? place + half : place - half);
 }
 
+bool rotary_separates(const struct build *b, uint32_t at)
+{
+  for (uint32_t c = 0; c < at; c++)
+    if (partner(&b->spec->rotary, c) >= at)
+      return true;
+  return false;
+}
+
 bool rotary_is_supported(struct build *b)
 {
   const struct spec_rotary *rotary = &b->spec->rotary;
-  const uint64_t lengths = EXPR_DEP(EXPR_VAR_SIZE_NQ) | EXPR_DEP(EXPR_VAR_SIZE_NK);
+  uint64_t lengths = 0;
+  if (build_has_own_length(b, false))
+    lengths |= EXPR_DEP(EXPR_VAR_SIZE_NQ);
+  if (build_has_own_length(b, true))
+    lengths |= EXPR_DEP(EXPR_VAR_SIZE_NK);
   bool linear = build_is_linear(b, rotary->angle, is_position);
-  bool by_length = b->ragged && ((rotary->angle->deps | rotary->gain->deps) & lengths) != 0;
+  bool by_length = ((rotary->angle->deps | rotary->gain->deps) & lengths) != 0;
   if (!linear)
     build_unsupported(b, rotary->span, "an angle that is not a multiple of the position");
   if (by_length)
-    build_unsupported(b, rotary->span, "an angle that depends on a ragged sequence's length");
-  return linear && !by_length;
+    build_unsupported(b, rotary->span, "an angle that depends on a sequence's own length");
+  const struct spec_cache *cache = &b->spec->cache;
+  bool apart = b->reads_cache && cache->rope_on_read && cache->k.channels != 0 &&
+               rotary_separates(b, cache->k.channels);
+  if (apart)
+    build_unsupported(b, cache->span,
+                      "a rotation when read of pairs with one channel in codes and one without");
+  return linear && !by_length && !apart;
 }
 
 /* [1, n] of a launch table. */

@@ -131,23 +131,36 @@ static struct tile_value *softmax_update(struct tile_builder *b, struct row_stat
   return weights;
 }
 
+/* exp2(factor * (maximum - top)), exactly 1 where both are the same, which a fused multiplication
+ * may miss. */
+static struct tile_value *part_factor(struct tile_builder *b, struct tile_value *maximum,
+                                      struct tile_value *top, struct tile_value *base,
+                                      double factor)
+{
+  struct expr_pool *pool = b->program->pool;
+  const struct expr *same = expr_binary(pool, EXPR_EQ, ARGUMENT(0), ARGUMENT(1));
+  return row_map(b, expr_select(pool, same, number(b, 1), ARGUMENT(2)), 3, maximum, top,
+                 power(b, maximum, factor, base));
+}
+
 static void softmax_merge(struct tile_builder *b, struct row_state *into,
-                          struct tile_value **accumulator, const struct row_state *from,
-                          struct tile_value *from_accumulator)
+                          struct tile_value **accumulators, const struct row_state *from,
+                          struct tile_value *const *from_accumulators, size_t count)
 {
   struct expr_pool *pool = b->program->pool;
   struct tile_value *top = row_larger(b, into->maximum, from->maximum);
   struct tile_value *base = scaled_base(b, top, into->factor);
-  struct tile_value *own = power(b, into->maximum, into->factor, base);
-  struct tile_value *other = power(b, from->maximum, into->factor, base);
+  struct tile_value *own = part_factor(b, into->maximum, top, base, into->factor);
+  struct tile_value *other = part_factor(b, from->maximum, top, base, into->factor);
   struct tile_value *operands[] = {into->sum, own, from->sum, other};
   into->sum = tile_map(b, TILE_F32,
                        expr_add(pool, expr_mul(pool, ARGUMENT(0), ARGUMENT(1)),
                                 expr_mul(pool, ARGUMENT(2), ARGUMENT(3))),
                        operands, 4);
   into->maximum = top;
-  *accumulator =
-      add(b, tile_scale_rows(b, *accumulator, own), tile_scale_rows(b, from_accumulator, other));
+  for (size_t k = 0; k < count; k++)
+    accumulators[k] = add(b, tile_scale_rows(b, accumulators[k], own),
+                          tile_scale_rows(b, from_accumulators[k], other));
 }
 
 /* The maximum (times the state's factor) and the divisor with the sink in them, and the factor of
@@ -228,14 +241,15 @@ static struct tile_value *softmax_lse(struct tile_builder *b, const struct row_s
 /* ---- the others: weights are functions of single scores ---- */
 
 static void plain_merge(struct tile_builder *b, struct row_state *into,
-                        struct tile_value **accumulator, const struct row_state *from,
-                        struct tile_value *from_accumulator)
+                        struct tile_value **accumulators, const struct row_state *from,
+                        struct tile_value *const *from_accumulators, size_t count)
 {
   if (into->maximum != NULL)
     into->maximum = row_larger(b, into->maximum, from->maximum);
   if (into->sum != NULL)
     into->sum = add(b, into->sum, from->sum);
-  *accumulator = add(b, *accumulator, from_accumulator);
+  for (size_t k = 0; k < count; k++)
+    accumulators[k] = add(b, accumulators[k], from_accumulators[k]);
 }
 
 static struct tile_value *plain_finish(struct tile_builder *b, const struct row_state *state,

@@ -85,9 +85,11 @@ struct row_algebra {
    * accumulated before, NULL for 1; with a search neither. */
   struct tile_value *(*update)(struct tile_builder *b, struct row_state *state,
                                const struct row_scores *tile, struct tile_value **rescale);
-  /* `into` and its accumulator become those of both; an empty partial changes nothing. */
-  void (*merge)(struct tile_builder *b, struct row_state *into, struct tile_value **accumulator,
-                const struct row_state *from, struct tile_value *from_accumulator);
+  /* `into` and its accumulators, `count` of them, become those of both; an empty partial changes
+   * no bit. */
+  void (*merge)(struct tile_builder *b, struct row_state *into, struct tile_value **accumulators,
+                const struct row_state *from, struct tile_value *const *from_accumulators,
+                size_t count);
   struct tile_value *(*finish)(struct tile_builder *b, const struct row_state *state,
                                const struct row_rest *rest, struct tile_value *accumulator);
   /* The natural logarithm of the whole divisor, [M, 1]; NULL for those that have none. */

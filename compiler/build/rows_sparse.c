@@ -60,8 +60,8 @@ static struct tile_value *hardmax_update(struct tile_builder *b, struct row_stat
 }
 
 static void hardmax_merge(struct tile_builder *b, struct row_state *into,
-                          struct tile_value **accumulator, const struct row_state *from,
-                          struct tile_value *from_accumulator)
+                          struct tile_value **accumulators, const struct row_state *from,
+                          struct tile_value *const *from_accumulators, size_t count)
 {
   struct expr_pool *pool = b->program->pool;
   const struct expr *less = expr_binary(pool, EXPR_LT, ARGUMENT(0), ARGUMENT(1));
@@ -70,14 +70,16 @@ static void hardmax_merge(struct tile_builder *b, struct row_state *into,
   const struct expr *seen = expr_not(pool, row_is_nothing(b, ARGUMENT(1)));
   const struct expr *other =
       expr_or(pool, less, expr_and(pool, expr_and(pool, same, seen), earlier));
+  other = expr_or(pool, other, is_nan(b, ARGUMENT(1))); /* which then stays the maximum */
   struct tile_value *taken =
       row_map(b, other, 4, into->maximum, from->maximum, into->winner, from->winner);
   const struct expr *by_taken = expr_arg(pool, 0, EXPR_BOOL);
   into->winner = row_map(b, expr_select(pool, by_taken, POSITION(1), POSITION(2)), 3, taken,
                          from->winner, into->winner);
   into->maximum = row_larger(b, into->maximum, from->maximum);
-  *accumulator = row_map(b, expr_select(pool, by_taken, ARGUMENT(1), ARGUMENT(2)), 3, taken,
-                         from_accumulator, *accumulator);
+  for (size_t k = 0; k < count; k++)
+    accumulators[k] = row_map(b, expr_select(pool, by_taken, ARGUMENT(1), ARGUMENT(2)), 3, taken,
+                              from_accumulators[k], accumulators[k]);
 }
 
 static struct tile_value *hardmax_finish(struct tile_builder *b, const struct row_state *state,
@@ -144,11 +146,12 @@ static struct tile_value *sparsemax_update(struct tile_builder *b, struct row_st
 }
 
 static void sparsemax_merge(struct tile_builder *b, struct row_state *into,
-                            struct tile_value **accumulator, const struct row_state *from,
-                            struct tile_value *from_accumulator)
+                            struct tile_value **accumulators, const struct row_state *from,
+                            struct tile_value *const *from_accumulators, size_t count)
 {
-  (void)accumulator; /* there is none before the threshold is known */
-  (void)from_accumulator;
+  (void)accumulators; /* there is none before the threshold is known */
+  (void)from_accumulators;
+  (void)count;
   into->maximum = row_larger(b, into->maximum, from->maximum);
 }
 

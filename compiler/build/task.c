@@ -88,16 +88,26 @@ void build_enter_rows(struct build *b, struct tile_value *const *indices)
   build_set_var(b, EXPR_VAR_TILE_I1, frame_scalar(), i1);
 }
 
-struct tile_value **build_open_rows(struct build *b)
+const struct expr *build_row_tiles(struct build *b)
 {
   struct expr_pool *pool = b->pool;
+  const struct expr *rows = build_long(b, build_var(b, EXPR_VAR_SIZE_NQ));
+  return expr_binary(pool, EXPR_FLOORDIV, expr_add(pool, rows, expr_long(pool, b->tile_rows - 1)),
+                     expr_long(pool, b->tile_rows));
+}
+
+struct tile_value **build_open_row_parts(struct build *b, struct tile_value *parts)
+{
   struct tile_builder *t = &b->tile;
-  const struct expr *longest = build_long(b, build_size(b, EXPR_VAR_SIZE_NQ));
-  const struct expr *tiles =
-      expr_binary(pool, EXPR_FLOORDIV, expr_add(pool, longest, expr_long(pool, b->tile_rows - 1)),
-                  expr_long(pool, b->tile_rows));
+  const struct expr *tiles = operand_launch_size(b, build_row_tiles(b));
   struct tile_value *extents[] = {
       tile_scalar(t, TILE_INDEX, build_long(b, build_size(b, EXPR_VAR_SIZE_B)), NULL, 0),
-      tile_index(t, b->spec->query_heads / b->share), tile_scalar(t, TILE_INDEX, tiles, NULL, 0)};
-  return tile_parallel(t, extents, 3)->regions[0]->arguments;
+      tile_index(t, b->spec->query_heads / b->share), tile_scalar(t, TILE_INDEX, tiles, NULL, 0),
+      parts};
+  return tile_parallel(t, extents, parts == NULL ? 3 : 4)->regions[0]->arguments;
+}
+
+struct tile_value **build_open_rows(struct build *b)
+{
+  return build_open_row_parts(b, NULL);
 }

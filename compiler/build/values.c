@@ -1,5 +1,5 @@
 /* Values of formulas: each made once where its class allows. */
-#include "compiler/build/build.h"
+#include "compiler/build/access.h"
 
 /* The frame's part that a value of this class varies along. */
 static struct frame own_frame(struct frame frame, unsigned class)
@@ -185,6 +185,22 @@ struct tile_value *build_tile(struct build *b, struct frame frame, const struct 
       ->results[0];
 }
 
+struct tile_value *build_at_tile(struct build *b, const struct expr *e)
+{
+  if (!expr_depends(e, EXPR_VAR_J))
+    return build_value(b, frame_scalar(), e);
+  struct tile_value *value = find_value(b, e, frame_scalar(), false);
+  if (value != NULL)
+    return value;
+  const struct expr *first = expr_convert(b->pool, expr_arg(b->pool, 0, EXPR_LONG), EXPR_INT);
+  struct lowering l = {.b = b, .frame = frame_scalar()};
+  vector_push(b->arena, &l.operands, b->key_base);
+  const struct expr *lowered = lower_expr(&l, expr_substitute(b->pool, e, EXPR_VAR_J, first));
+  value = tile_scalar(&b->tile, TILE_I32, lowered, l.operands.items, l.operands.count);
+  vector_push(b->arena, &b->values, ((struct build_value){e, frame_scalar(), false, value}));
+  return value;
+}
+
 struct tile_value *build_operand(struct build *b, struct frame frame, const struct expr *e)
 {
   if (operand_element(b, frame, e) == TILE_F32)
@@ -219,9 +235,10 @@ void build_hoist(struct build *b, struct frame frame, const struct expr *root)
       continue;
     struct product product;
     if (product_find(b, e, &product)) {
-      product_row(b, &product);
-      struct frame keys = frame_channels(CLASS_KEY, product.channels);
-      build_hoist(b, keys, product.column);
+      product_hoist(b, &product);
+    } else if (e->op == EXPR_READ && access_is_cached(b, (uint32_t)e->value.i) &&
+               !is_hoistable(b, e, frame)) {
+      build_hoist(b, frame, access_element(b, e));
     } else if (is_hoistable(b, e, frame)) {
       bool by_row = (build_class(b, e, frame) & CLASS_QUERY) != 0;
       if (e->op != EXPR_VAR || by_row) /* others are set already, or cost nothing */

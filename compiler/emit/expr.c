@@ -1,6 +1,7 @@
 #include "compiler/emit/expr.h"
 
 #include "compiler/emit/math.h"
+#include "compiler/emit/narrow.h"
 
 #include <assert.h>
 #include <math.h>
@@ -59,13 +60,13 @@ LLVMTypeRef emit_storage_type(struct emit *e, enum dtype type)
   case DTYPE_I64: return e->i64;
   case DTYPE_U8:
   case DTYPE_I8:
-  case DTYPE_BOOL: return e->i8;
-  case DTYPE_ANY:
-  case DTYPE_SPEC:
+  case DTYPE_BOOL:
   case DTYPE_E4M3:
   case DTYPE_E5M2:
   case DTYPE_I4:
-  case DTYPE_I2:
+  case DTYPE_I2: return e->i8;
+  case DTYPE_ANY:
+  case DTYPE_SPEC:
   case DTYPE_COUNT: break;
   }
   assert(false && "the tile verifier admits only types that memory holds");
@@ -90,15 +91,15 @@ LLVMValueRef emit_from_storage(struct emit *e, enum dtype type, LLVMValueRef sto
   case DTYPE_I8: return LLVMBuildSExt(e->builder, stored, i32, "");
   case DTYPE_BOOL:
     return LLVMBuildICmp(e->builder, LLVMIntNE, stored, emit_int_of(LLVMTypeOf(stored), 0), "");
+  case DTYPE_E4M3:
+  case DTYPE_E5M2: return emit_from_float8(e, type, stored);
   case DTYPE_ANY:
   case DTYPE_SPEC:
-  case DTYPE_E4M3:
-  case DTYPE_E5M2:
   case DTYPE_I4:
   case DTYPE_I2:
   case DTYPE_COUNT: break;
   }
-  assert(false && "the tile verifier admits only types that memory holds");
+  assert(false && "the tile verifier admits only types that memory holds, and codes are unpacked");
   return stored;
 }
 
@@ -133,15 +134,15 @@ LLVMValueRef emit_to_storage(struct emit *e, enum dtype type, LLVMValueRef value
   case DTYPE_U8:
   case DTYPE_I8: return LLVMBuildTrunc(e->builder, value, emit_type_like(e, value, e->i8), "");
   case DTYPE_BOOL: return LLVMBuildZExt(e->builder, value, emit_type_like(e, value, e->i8), "");
+  case DTYPE_E4M3:
+  case DTYPE_E5M2: return emit_to_float8(e, type, value);
   case DTYPE_ANY:
   case DTYPE_SPEC:
-  case DTYPE_E4M3:
-  case DTYPE_E5M2:
   case DTYPE_I4:
   case DTYPE_I2:
   case DTYPE_COUNT: break;
   }
-  assert(false && "the tile verifier admits only types that memory holds");
+  assert(false && "the tile verifier admits only types that memory holds, and no written codes");
   return value;
 }
 
@@ -292,6 +293,13 @@ static LLVMValueRef int_divide(struct emit *e, bool modulo, LLVMValueRef a, LLVM
 {
   LLVMTypeRef type = LLVMTypeOf(a);
   bool plain = divisor->op == EXPR_CONST && divisor->value.i > 0;
+  if (plain && (divisor->value.i & (divisor->value.i - 1)) == 0) {
+    int64_t shift = 0;
+    while (divisor->value.i >> shift != 1)
+      shift++;
+    return modulo ? LLVMBuildAnd(e->builder, a, emit_int_of(type, divisor->value.i - 1), "")
+                  : LLVMBuildAShr(e->builder, a, emit_int_of(type, shift), "");
+  }
   LLVMValueRef zero = NULL;
   LLVMValueRef minus = NULL;
   LLVMValueRef safe = b;
@@ -465,16 +473,47 @@ static LLVMValueRef random_number(struct emit_expression *x, const struct expr *
   return LLVMBuildFMul(e->builder, real, emit_float_like(real, 0x1p-24), "");
 }
 
-/* An integer tensor's element as INT (its low 32 bits) or as LONG. */
-static LLVMValueRef read_value(struct emit *e, const struct expr *node, enum dtype stored,
-                               LLVMValueRef value)
+/* An element as INT or, sign-extended, as LONG. */
+static LLVMValueRef as_read(struct emit *e, const struct expr *node, LLVMValueRef value)
 {
-  if (node->type == EXPR_LONG && stored == DTYPE_I64)
-    return value;
-  value = emit_from_storage(e, stored, value);
   return node->type == EXPR_LONG
              ? LLVMBuildSExt(e->builder, value, emit_type_like(e, value, e->i64), "")
              : value;
+}
+
+/* Elements that vectors of addresses point to. */
+static LLVMValueRef gather(struct emit *e, LLVMTypeRef type, LLVMValueRef addresses, unsigned align)
+{
+  LLVMTypeRef vector = emit_vector_type(e, type);
+  LLVMTypeRef overloads[2] = {vector, LLVMTypeOf(addresses)};
+  unsigned id = LLVMLookupIntrinsicID("llvm.masked.gather", 18);
+  LLVMValueRef function = LLVMGetIntrinsicDeclaration(e->module, id, overloads, 2);
+  LLVMTypeRef function_type = LLVMIntrinsicGetType(e->context, id, overloads, 2);
+  LLVMValueRef all = emit_int_of(emit_vector_type(e, e->i1), 1);
+  LLVMValueRef args[4];
+  unsigned count = 0;
+  args[count++] = addresses;
+  if (LLVMCountParamTypes(function_type) == 4)
+    args[count++] = emit_i32(e, (int32_t)align);
+  args[count++] = all;
+  args[count++] = LLVMGetPoison(vector);
+  return LLVMBuildCall2(e->builder, function_type, function, args, count, "");
+}
+
+/* The code at element `offset`, i64 or a vector of them, from `base`, where bytes hold several. */
+static LLVMValueRef read_code(struct emit *e, enum dtype stored, LLVMValueRef base,
+                              LLVMValueRef offset)
+{
+  LLVMTypeRef i64 = LLVMTypeOf(offset);
+  LLVMTypeRef i32 = emit_type_like(e, offset, e->i32);
+  int64_t several = tile_elements_per_byte(stored);
+  LLVMValueRef byte = LLVMBuildAShr(e->builder, offset, emit_int_of(i64, several == 4 ? 2 : 1), "");
+  LLVMValueRef number = LLVMBuildAnd(e->builder, offset, emit_int_of(i64, several - 1), "");
+  LLVMValueRef address = emit_address(e, e->i8, base, byte);
+  LLVMValueRef word =
+      emit_is_vector(offset) ? gather(e, e->i8, address, 1) : emit_load(e, e->i8, address, 1);
+  return emit_code(e, stored, LLVMBuildZExt(e->builder, word, i32, ""),
+                   LLVMBuildTrunc(e->builder, number, i32, ""));
 }
 
 static LLVMValueRef read_tensor(struct emit_expression *x, const struct expr *node)
@@ -498,29 +537,23 @@ static LLVMValueRef read_tensor(struct emit_expression *x, const struct expr *no
     LLVMValueRef term = LLVMBuildMul(e->builder, index, emit_broadcast(e, stride), "");
     offset = offset == NULL ? term : LLVMBuildAdd(e->builder, offset, term, "");
   }
-  unsigned align = (unsigned)dtype_size(stored);
-  LLVMValueRef address =
-      emit_address(e, type, emit_tensor_base(e, x->slots, tensor), scalar_offset);
-  if (offset == NULL)
-    return read_value(e, node, stored, emit_load(e, type, address, align));
-  if (x->active != NULL) /* to the one address that is certain to be there */
+  if (offset != NULL && x->active != NULL) /* to the one address that is certain to be there */
     offset = emit_select(e, x->active, offset, LLVMConstNull(LLVMTypeOf(offset)));
-  LLVMValueRef addresses = emit_address(e, type, address, offset);
-  LLVMTypeRef vector = emit_vector_type(e, type);
-  LLVMTypeRef overloads[2] = {vector, LLVMTypeOf(addresses)};
-  unsigned id = LLVMLookupIntrinsicID("llvm.masked.gather", 18);
-  LLVMValueRef function = LLVMGetIntrinsicDeclaration(e->module, id, overloads, 2);
-  LLVMTypeRef function_type = LLVMIntrinsicGetType(e->context, id, overloads, 2);
-  LLVMValueRef all = emit_int_of(emit_vector_type(e, e->i1), 1);
-  LLVMValueRef args[4];
-  unsigned count = 0;
-  args[count++] = addresses;
-  if (LLVMCountParamTypes(function_type) == 4)
-    args[count++] = emit_i32(e, (int32_t)align);
-  args[count++] = all;
-  args[count++] = LLVMGetPoison(vector);
-  LLVMValueRef call = LLVMBuildCall2(e->builder, function_type, function, args, count, "");
-  return read_value(e, node, stored, call);
+  LLVMValueRef base = emit_tensor_base(e, x->slots, tensor);
+  unsigned align = (unsigned)dtype_size(stored);
+  if (tile_elements_per_byte(stored) > 1) {
+    if (offset != NULL)
+      offset = LLVMBuildAdd(e->builder, offset, emit_broadcast(e, scalar_offset), "");
+    offset = offset == NULL ? scalar_offset : offset;
+    return as_read(e, node, read_code(e, stored, base, offset));
+  }
+  LLVMValueRef address = emit_address(e, type, base, scalar_offset);
+  LLVMValueRef value = offset == NULL
+                           ? emit_load(e, type, address, align)
+                           : gather(e, type, emit_address(e, type, address, offset), align);
+  if (node->type == EXPR_LONG && stored == DTYPE_I64)
+    return value;
+  return as_read(e, node, emit_from_storage(e, stored, value));
 }
 
 /* Emits what does not change in a binder's body before the loop, so that its value may be used

@@ -52,7 +52,8 @@ LLVMTypeRef emit_expr_type(struct emit *e, enum expr_type type); /* i1 i32 i64 f
 LLVMValueRef emit_real_to_int(struct emit *e, LLVMValueRef value, LLVMTypeRef element);
 
 /* Converts what lies in memory as `type` (as loaded by the type of emit_storage_type) to the value
- * of an expression: f32, i32 or i1; and back, rounding to nearest even. Scalars and vectors. */
+ * of an expression: f32, i32 or i1; and back, rounding to nearest even. Scalars and vectors. I4 and
+ * I2, of which a byte holds several, are not converted: see emit_code. */
 LLVMTypeRef emit_storage_type(struct emit *e, enum dtype type);
 LLVMValueRef emit_from_storage(struct emit *e, enum dtype type, LLVMValueRef stored);
 LLVMValueRef emit_to_storage(struct emit *e, enum dtype type, LLVMValueRef value);

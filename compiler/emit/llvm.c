@@ -203,8 +203,18 @@ void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LL
   loop->step = step;
   loop->count = count;
   loop->guarded = true;
-  if (LLVMIsAConstantInt(lo) != NULL && LLVMIsAConstantInt(hi) != NULL)
-    loop->guarded = LLVMConstIntGetSExtValue(lo) >= LLVMConstIntGetSExtValue(hi);
+  loop->once = false;
+  if (LLVMIsAConstantInt(lo) != NULL && LLVMIsAConstantInt(hi) != NULL) {
+    int64_t turns = LLVMConstIntGetSExtValue(hi) - LLVMConstIntGetSExtValue(lo);
+    loop->guarded = turns <= 0;
+    loop->once = turns > 0 && turns <= step && !e->gpu;
+  }
+  if (loop->once) { /* straight on: what is stored before need not be loaded again */
+    loop->index = lo;
+    for (unsigned k = 0; k < count; k++)
+      loop->carried[k] = init[k];
+    return;
+  }
   loop->body = emit_block(e, "loop");
   loop->exit = emit_block(e, "done");
   loop->before = LLVMGetInsertBlock(e->builder);
@@ -239,6 +249,10 @@ void emit_never_unroll(struct emit *e, LLVMValueRef branch)
 
 void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *next)
 {
+  for (unsigned k = 0; k < loop->count && loop->once; k++)
+    loop->result[k] = next[k];
+  if (loop->once)
+    return;
   LLVMValueRef step = LLVMConstInt(LLVMTypeOf(loop->index), (unsigned long long)loop->step, true);
   LLVMValueRef index = LLVMBuildNSWAdd(e->builder, loop->index, step, "");
   LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntSLT, index, loop->hi, "");

@@ -71,7 +71,8 @@ struct emit_loop {
   LLVMValueRef index;
   LLVMValueRef hi;
   int64_t step;
-  bool guarded;
+  bool guarded; /* there may be no turn at all */
+  bool once;    /* exactly one turn: no loop is made */
   unsigned count;
   LLVMValueRef init[EMIT_MAX_CARRIED];
   LLVMValueRef carried[EMIT_MAX_CARRIED]; /* inside the loop */

@@ -106,6 +106,22 @@ double dtype_load(enum dtype type, const void *data, int64_t index)
   return (double)ref_load_integer(type, data, index);
 }
 
+/* Number `index` of the codes of `bits` bits that lie one after the other, the first lowest. */
+static int64_t load_code(const unsigned char *bytes, int bits, int64_t index)
+{
+  int shift = (int)(index * bits % 8);
+  int code = bytes[index * bits / 8] >> shift & ((1 << bits) - 1);
+  return code >= 1 << (bits - 1) ? code - (1 << bits) : code;
+}
+
+static void store_code(unsigned char *bytes, int bits, int64_t index, int64_t value)
+{
+  int shift = (int)(index * bits % 8);
+  int mask = ((1 << bits) - 1) << shift;
+  unsigned char *byte = &bytes[index * bits / 8];
+  *byte = (unsigned char)((*byte & ~mask) | ((int)(value * (1 << shift)) & mask));
+}
+
 int64_t ref_load_integer(enum dtype type, const void *data, int64_t index)
 {
   const unsigned char *bytes = data;
@@ -123,6 +139,8 @@ int64_t ref_load_integer(enum dtype type, const void *data, int64_t index)
   case DTYPE_U8: return bytes[index];
   case DTYPE_BOOL: return bytes[index] != 0;
   case DTYPE_I8: return (signed char)bytes[index];
+  case DTYPE_I4: return load_code(bytes, 4, index);
+  case DTYPE_I2: return load_code(bytes, 2, index);
   }
   return 0;
 }
@@ -144,6 +162,14 @@ static int64_t to_integer(enum dtype type, double value)
   case DTYPE_I8:
     low = INT8_MIN;
     high = INT8_MAX;
+    break;
+  case DTYPE_I4:
+    low = -8;
+    high = 7;
+    break;
+  case DTYPE_I2:
+    low = -2;
+    high = 1;
     break;
   case DTYPE_BOOL: return value != 0;
   }
@@ -175,6 +201,8 @@ void dtype_store(enum dtype type, void *data, int64_t index, double value)
     memcpy(bytes + index * 8, &whole, sizeof(whole));
   } else if (type == DTYPE_U8 || type == DTYPE_BOOL || type == DTYPE_I8) {
     bytes[index] = (unsigned char)to_integer(type, value);
+  } else if (type == DTYPE_I4 || type == DTYPE_I2) {
+    store_code(bytes, type == DTYPE_I4 ? 4 : 2, index, to_integer(type, value));
   }
 }
 

@@ -72,7 +72,8 @@ struct ref_error {
 struct ref_error ref_compare(const double *out, const double *ref, const double *naive, size_t n);
 
 /* Storage types. Round to nearest even; NaN stays NaN; f16, bf16 and e5m2 overflow to infinity,
- * e4m3 to its largest number; integers clamp and take 0 for NaN. */
+ * e4m3 to its largest number; integers clamp and take 0 for NaN. I4 and I2 lie 2 and 4 to a byte,
+ * the first in the lowest bits. */
 double dtype_load(enum dtype type, const void *data, int64_t index);
 void dtype_store(enum dtype type, void *data, int64_t index, double value);
 double dtype_round(enum dtype type, double value);

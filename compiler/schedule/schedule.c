@@ -7,10 +7,11 @@ enum {
   WARPS_WORTH = 8 /* more leave a thread fewer than 255 registers */
 };
 
-/* The first row of the target whose `bytes` is not less than an element of q, k and v has, and
- * `channels` than the larger of D and DV, counts. */
+/* The first row of target and kernel whose `bytes` is not less than an element of q, k and v has,
+ * and `channels` than the larger of D and DV, counts. */
 struct entry {
   enum target target;
+  enum kernel_kind kernel; /* DECODE, or any other */
   uint32_t bytes, channels;
   struct schedule schedule;
 };
@@ -20,22 +21,45 @@ struct entry {
     .rows = (ROWS), .columns = (COLUMNS), .warps = (WARPS), .column_warps = (COLUMN_WARPS),        \
     .stages = 1                                                                                    \
   }
+/* All warps along the keys. Tasks for two blocks on each of 132 multiprocessors. */
+#define GPU_DECODE(ROWS, COLUMNS, WARPS)                                                           \
+  {                                                                                                \
+    .rows = (ROWS), .columns = (COLUMNS), .warps = (WARPS), .column_warps = (WARPS), .stages = 2,  \
+    .tasks = 264, .part = 256                                                                      \
+  }
+/* Tiles of K and V together lie in the second-level cache of a core. */
+#define HOST_DECODE(COLUMNS)                                                                       \
+  {                                                                                                \
+    .rows = 64, .columns = (COLUMNS), .tasks = 64, .part = 256                                     \
+  }
 static const struct entry table[] = {
-    {TARGET_HOST, 4, 128, {.rows = 192, .columns = 128}},
-    {TARGET_HOST, 4, 256, {.rows = 192, .columns = 64}},
-    {TARGET_HOST, 4, UINT32_MAX, {.rows = 96, .columns = 64}},
+    {TARGET_HOST, KERNEL_FORWARD, 4, 128, {.rows = 192, .columns = 128}},
+    {TARGET_HOST, KERNEL_FORWARD, 4, 256, {.rows = 192, .columns = 64}},
+    {TARGET_HOST, KERNEL_FORWARD, 4, UINT32_MAX, {.rows = 96, .columns = 64}},
+    {TARGET_HOST, KERNEL_DECODE, 4, 256, HOST_DECODE(64)},
+    {TARGET_HOST, KERNEL_DECODE, 4, UINT32_MAX, HOST_DECODE(32)},
     /* Near the sizes of FlashAttention-2 (Dao 2023) on the same instructions, but with no more than
      * what registers hold: 32 rows a warp up to 64 channels, 16 from there on. */
-    {TARGET_SM_80, 2, 64, GPU(128, 64, 4, 1)},
-    {TARGET_SM_80, 2, 128, GPU(128, 64, 8, 1)},
-    {TARGET_SM_80, 2, 256, GPU(64, 64, 4, 1)},
-    {TARGET_SM_80, 2, UINT32_MAX, GPU(32, 32, 8, 4)},
-    {TARGET_SM_80, 4, 64, GPU(64, 32, 4, 1)},
-    {TARGET_SM_80, 4, 128, GPU(64, 32, 4, 1)},
-    {TARGET_SM_80, 4, 256, GPU(32, 32, 4, 2)},
-    {TARGET_SM_80, 4, UINT32_MAX, GPU(16, 16, 8, 8)},
+    {TARGET_SM_80, KERNEL_FORWARD, 2, 64, GPU(128, 64, 4, 1)},
+    {TARGET_SM_80, KERNEL_FORWARD, 2, 128, GPU(128, 64, 8, 1)},
+    {TARGET_SM_80, KERNEL_FORWARD, 2, 256, GPU(64, 64, 4, 1)},
+    {TARGET_SM_80, KERNEL_FORWARD, 2, UINT32_MAX, GPU(32, 32, 8, 4)},
+    {TARGET_SM_80, KERNEL_FORWARD, 4, 64, GPU(64, 32, 4, 1)},
+    {TARGET_SM_80, KERNEL_FORWARD, 4, 128, GPU(64, 32, 4, 1)},
+    {TARGET_SM_80, KERNEL_FORWARD, 4, 256, GPU(32, 32, 4, 2)},
+    {TARGET_SM_80, KERNEL_FORWARD, 4, UINT32_MAX, GPU(16, 16, 8, 8)},
+    {TARGET_SM_80, KERNEL_DECODE, 2, 64, GPU_DECODE(64, 128, 4)},
+    {TARGET_SM_80, KERNEL_DECODE, 2, 128, GPU_DECODE(64, 64, 4)},
+    {TARGET_SM_80, KERNEL_DECODE, 2, 256, GPU_DECODE(32, 64, 8)},
+    {TARGET_SM_80, KERNEL_DECODE, 2, UINT32_MAX, GPU_DECODE(32, 32, 8)},
+    {TARGET_SM_80, KERNEL_DECODE, 4, 64, GPU_DECODE(32, 64, 4)},
+    {TARGET_SM_80, KERNEL_DECODE, 4, 128, GPU_DECODE(32, 32, 4)},
+    {TARGET_SM_80, KERNEL_DECODE, 4, 256, GPU_DECODE(16, 32, 4)},
+    {TARGET_SM_80, KERNEL_DECODE, 4, UINT32_MAX, GPU_DECODE(16, 16, 8)},
 };
 #undef GPU
+#undef GPU_DECODE
+#undef HOST_DECODE
 
 static uint32_t either(uint32_t wanted, uint32_t found)
 {
@@ -51,9 +75,10 @@ struct schedule schedule_choose(const struct spec *spec, const struct compile_op
 {
   uint32_t channels = spec->dim_qk > spec->dim_v ? spec->dim_qk : spec->dim_v;
   uint32_t bytes = (uint32_t)dtype_size(options->type);
+  bool decode = options->kernel == KERNEL_DECODE;
   size_t n = 0;
-  while (table[n].target != options->target || table[n].bytes < bytes ||
-         table[n].channels < channels)
+  while (table[n].target != options->target || (table[n].kernel == KERNEL_DECODE) != decode ||
+         table[n].bytes < bytes || table[n].channels < channels)
     n++;
   const struct schedule *wanted = &options->schedule, *found = &table[n].schedule;
   struct schedule chosen = *wanted;
@@ -62,6 +87,8 @@ struct schedule schedule_choose(const struct spec *spec, const struct compile_op
   chosen.stages = either(wanted->stages, found->stages);
   chosen.columns = at_most(either(wanted->columns, found->columns), TILE_MAX_SIDE);
   chosen.rows = at_most(either(wanted->rows, found->rows), TILE_MAX_SIDE);
+  chosen.tasks = either(wanted->tasks, found->tasks);
+  chosen.part = either(wanted->part, found->part);
   return chosen;
 }
 

@@ -334,6 +334,18 @@ void tile_limit_rows(struct tile_builder *b, uint32_t rows, struct tile_value *l
   tile_op_new(b, TILE_LIMIT_ROWS, &live, 1, NULL, 0)->rows = rows;
 }
 
+void tile_limit_columns(struct tile_builder *b, struct tile_value *tile, const struct expr *first,
+                        const struct expr *end, struct tile_value *const *operands, size_t count)
+{
+  struct tile_value **all = ARENA_ARRAY(arena_of(b), struct tile_value *, count + 1);
+  all[0] = tile;
+  for (size_t k = 0; k < count; k++)
+    all[k + 1] = operands[k];
+  struct tile_op *op = tile_op_new(b, TILE_LIMIT_COLUMNS, all, count + 1, NULL, 0);
+  op->expr = first;
+  op->expr2 = end;
+}
+
 /* ---- control ---- */
 
 static struct tile_type *types_of(struct tile_builder *b, struct tile_value *const *values,

@@ -55,12 +55,12 @@ const char *tile_reduction_name(enum tile_reduction reduction)
 const char *tile_role_name(enum tile_role role)
 {
   static const char *const names[] = {
-      "plain",         "query",       "key",          "value",        "result",
-      "input",         "output",      "summary",      "rotary_turns", "rotary_rest",
-      "rotary_cosine", "rotary_sine", "query_starts", "key_starts",   "workspace",
-      "param",         "size_b",      "size_nq",      "size_nk",
+      "plain",        "query",      "key",          "value",       "result",        "input",
+      "output",       "summary",    "rotary_turns", "rotary_rest", "rotary_cosine", "rotary_sine",
+      "query_starts", "key_starts", "workspace",    "cache",       "param",         "size_b",
+      "size_nq",      "size_nk",    "size_table",   "size_pages",  "size_slots",
   };
-  static_assert(sizeof(names) / sizeof(*names) == TILE_ROLE_SIZE_NK + 1, "a name for each role");
+  static_assert(sizeof(names) / sizeof(*names) == TILE_ROLE_SIZE_SLOTS + 1, "a name for each role");
   return NAME_OF(names, role);
 }
 
@@ -88,6 +88,24 @@ bool tile_name_is_reserved(const char *name)
     if (function != NULL && strcmp(function, name) == 0)
       return true;
   }
+  return false;
+}
+
+uint32_t tile_elements_per_byte(enum dtype type)
+{
+  return type == DTYPE_I4 ? 2 : type == DTYPE_I2 ? 4 : 1;
+}
+
+uint32_t tile_first_index(enum tile_op_kind kind)
+{
+  return kind == TILE_COPY_ASYNC ? 2 : kind == TILE_STORE || kind == TILE_ACCUMULATE ? 1 : 0;
+}
+
+bool tile_has_row_indices(const struct tile_op *op)
+{
+  for (uint32_t k = tile_first_index(op->kind); k + 2 < op->operand_count; k++)
+    if (op->operands[k]->type.kind == TILE_KIND_TILE)
+      return true;
   return false;
 }
 

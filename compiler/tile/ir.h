@@ -84,13 +84,23 @@ struct tile_value {
  * tensor's element at indices + (m / row_group) along row_dim + (m % row_group) along group_dim + n
  * along column_dim. Rows from the live count on and columns likewise are not touched in memory; a
  * load gives zero there. Where a tile has one row (column), row_dim (column_dim) may be
- * TILE_NO_DIM. */
+ * TILE_NO_DIM.
+ *
+ * An index of a load or store may also be a tile of row indices, i32 [M, 1] where M is the tile's
+ * rows: row m lies at the tile's element m in that dimension. Several dimensions may have one.
+ * row_dim may then be TILE_NO_DIM; neither it nor column_dim is such a dimension, and there is no
+ * group_dim. Elements for dead rows may hold anything and those for live rows are in range. Live
+ * rows of a store lie in different places. */
 enum { TILE_NO_DIM = 255 };
 struct tile_access {
   uint32_t tensor; /* number in the kernel */
   uint8_t row_dim, group_dim, column_dim;
   uint32_t row_group; /* 1 when there is no group_dim */
 };
+/* Whether an index of the load, store, accumulate or copy_async is a tile of row indices. */
+bool tile_has_row_indices(const struct tile_op *op);
+/* The operand that is the access's first index. */
+uint32_t tile_first_index(enum tile_op_kind kind);
 
 enum tile_reduction {
   TILE_REDUCE_SUM,
@@ -121,8 +131,9 @@ struct tile_op {
   struct span span; /* place in the spec; source UINT32_MAX when none */
 
   /* Attributes; which ones an op has is said in ops.def. */
-  const struct expr *expr;       /* scalar, map, contract; may of for_segments; ok of check */
-  const struct expr *expr2;      /* must of for_segments; index of check */
+  const struct expr *expr;       /* scalar, map, contract; may of for_segments; ok of check; first
+                                    column of limit_columns */
+  const struct expr *expr2;      /* must of for_segments; index of check; end of limit_columns */
   struct tile_access access;     /* load, store, accumulate, copy_async */
   enum tile_reduction reduction; /* reduce, scan */
   uint32_t axis; /* reduce, scan: 0 along rows (result [1, N]), 1 along columns (result [M, 1]) */
@@ -161,11 +172,21 @@ enum tile_role {
   TILE_ROLE_QUERY_STARTS,
   TILE_ROLE_KEY_STARTS, /* i64 [B + 1]: ragged batches */
   TILE_ROLE_WORKSPACE,  /* role_index: number of the workspace tensor; size from `shape` */
+  TILE_ROLE_CACHE,      /* role_index: tensor of the cache plan */
   TILE_ROLE_PARAM,      /* role_index: parameter of the spec */
   TILE_ROLE_SIZE_B,
   TILE_ROLE_SIZE_NQ,
-  TILE_ROLE_SIZE_NK
+  TILE_ROLE_SIZE_NK,
+  TILE_ROLE_SIZE_TABLE, /* pages that a sequence of the cache may have */
+  TILE_ROLE_SIZE_PAGES, /* pages of all sequences */
+  TILE_ROLE_SIZE_SLOTS  /* tokens that a sequence of a dense cache may have */
 };
+
+/* How many elements share a byte of memory: 2 for I4, 4 for I2, the first in the lowest bits, else
+ * 1. Strides, sizes and indices count elements. Such tensors are only read. Along the last
+ * dimension alone do neighbours share a byte: the other strides are multiples of a byte, and a load
+ * along the last dimension begins at one. */
+uint32_t tile_elements_per_byte(enum dtype type);
 
 struct tile_tensor {
   const char *name;
@@ -187,7 +208,7 @@ struct tile_param {
 /* Expressions inside a kernel have these leaves only: CONST, ARG (operand of the op), PARAM
  * (parameter of the kernel), READ (tensor of the kernel by number; every index must be in range
  * wherever the op is evaluated, the builder clamps what is not proved), BOUND, and in the tests of
- * for_segments VAR TILE_J0 and TILE_J1. */
+ * for_segments VAR TILE_J0 and TILE_J1, in limit_columns TILE_I0 and TILE_I1. */
 struct tile_kernel {
   const char *name;
   struct tile_program *program;
@@ -262,6 +283,10 @@ struct tile_value *tile_transpose(struct tile_builder *b, struct tile_value *x);
 void tile_check(struct tile_builder *b, const struct expr *ok, const struct expr *index,
                 uint32_t site, struct tile_value *const *operands, size_t count);
 void tile_limit_rows(struct tile_builder *b, uint32_t rows, struct tile_value *live);
+/* The expressions are LONG, over `operands` and TILE_I0, TILE_I1; columns [first, end) count from
+ * the tile's first. */
+void tile_limit_columns(struct tile_builder *b, struct tile_value *tile, const struct expr *first,
+                        const struct expr *end, struct tile_value *const *operands, size_t count);
 /* Opens the region: later ops go into it until tile_end_region. */
 struct tile_op *tile_parallel(struct tile_builder *b, struct tile_value *const *extents,
                               size_t count);

@@ -253,7 +253,8 @@ static const struct expr *parse_read(struct tile_parser *p, const char *name)
 static const struct expr *parse_variable(struct tile_parser *p, const char *name)
 {
   static const enum expr_var sizes[] = {EXPR_VAR_SIZE_B, EXPR_VAR_SIZE_NQ, EXPR_VAR_SIZE_NK};
-  static const enum expr_var tiles[] = {EXPR_VAR_TILE_J0, EXPR_VAR_TILE_J1};
+  static const enum expr_var tiles[] = {EXPR_VAR_TILE_J0, EXPR_VAR_TILE_J1, EXPR_VAR_TILE_I0,
+                                        EXPR_VAR_TILE_I1};
   for (size_t k = 0; p->in_shape && k < sizeof(sizes) / sizeof(*sizes); k++)
     if (strcmp(expr_var_name(sizes[k]), name) == 0)
       return expr_variable(p->pool, sizes[k]);

@@ -465,6 +465,27 @@ static void parse_limit_rows(struct tile_parser *p, const struct results *result
   make(p, TILE_LIMIT_ROWS, &operands, results)->rows = rows;
 }
 
+static void parse_limit_columns(struct tile_parser *p, const struct results *results)
+{
+  struct values operands = {0};
+  add_value(p, &operands);
+  if (p->failed)
+    return;
+  if (tile_accept_word(p, "with")) {
+    tile_expect_symbol(p, "(");
+    add_values(p, &operands);
+    tile_expect_symbol(p, ")");
+  }
+  size_t count = operands.list.count - 1;
+  tile_expect_word(p, "from");
+  const struct expr *first = tile_parse_expr(p, operands.list.items + 1, count);
+  tile_expect_word(p, "to");
+  const struct expr *end = tile_parse_expr(p, operands.list.items + 1, count);
+  struct tile_op *op = make(p, TILE_LIMIT_COLUMNS, &operands, results);
+  op->expr = first;
+  op->expr2 = end;
+}
+
 static void parse_op(struct tile_parser *p, enum tile_op_kind kind, const struct results *results)
 {
   struct values operands = {0};
@@ -488,6 +509,7 @@ static void parse_op(struct tile_parser *p, enum tile_op_kind kind, const struct
   case TILE_SCAN: parse_reduce(p, kind, results); break;
   case TILE_PERMUTE: parse_permute(p, results); break;
   case TILE_LIMIT_ROWS: parse_limit_rows(p, results); break;
+  case TILE_LIMIT_COLUMNS: parse_limit_columns(p, results); break;
   case TILE_YIELD:
   case TILE_SPLAT:
   case TILE_IOTA:

@@ -213,6 +213,21 @@ static void add_permutation(struct printer *p, const struct tile_op *op)
   ADD(p, "]");
 }
 
+static void add_limit_columns(struct printer *p, const struct tile_op *op)
+{
+  ADD(p, " ");
+  add_value(p, operand(op, 0));
+  if (op->operand_count > 1) {
+    ADD(p, " with (");
+    add_values(p, op->operands + 1, op->operand_count - 1);
+    ADD(p, ")");
+  }
+  ADD(p, " from ");
+  add_expr(p, op->expr);
+  ADD(p, " to ");
+  add_expr(p, op->expr2);
+}
+
 static void add_body(struct printer *p, const struct tile_op *op)
 {
   switch (op->kind) {
@@ -254,6 +269,7 @@ static void add_body(struct printer *p, const struct tile_op *op)
     ADD(p, " %u live", op->rows);
     add_operands(p, op);
     break;
+  case TILE_LIMIT_COLUMNS: add_limit_columns(p, op); break;
   case TILE_LOAD:
     ADD(p, " ");
     add_access(p, op, 0);

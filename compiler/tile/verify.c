@@ -50,6 +50,9 @@ static bool verify_tensor(struct tile_verifier *v, const struct tile_tensor *ten
   if (!concrete || tensor->rank > SPEC_MAX_RANK)
     return tile_reject(v, NULL, "tensor '%s' has no element type or too many dimensions",
                        tensor->name);
+  if (tensor->written && tile_elements_per_byte(tensor->element) != 1)
+    return tile_reject(v, NULL, "tensor '%s' is declared written, but %s can only be read",
+                       tensor->name, dtype_name(tensor->element));
   bool workspace = tensor->role == TILE_ROLE_WORKSPACE;
   for (uint32_t k = 0; k < tensor->rank; k++) {
     if (workspace && !tile_verify_size(v, tensor->shape[k]))
@@ -182,8 +185,8 @@ static bool check_for_segments(struct tile_verifier *v, const struct tile_op *op
     if (op->operands[k]->type.kind != TILE_KIND_SCALAR)
       return REJECT("the operands of the tests are scalars");
   struct tile_value *const *tested = op->operands + first;
-  if (!tile_verify_expr(v, op, op->expr, tested, op->extra_count, true) ||
-      !tile_verify_expr(v, op, op->expr2, tested, op->extra_count, true))
+  if (!tile_verify_expr(v, op, op->expr, tested, op->extra_count) ||
+      !tile_verify_expr(v, op, op->expr2, tested, op->extra_count))
     return false;
   if (op->expr->type != EXPR_BOOL || op->expr2->type != EXPR_BOOL)
     return REJECT("the tests must be bools");

@@ -28,9 +28,9 @@ bool tile_types_equal(struct tile_type a, struct tile_type b);
 bool tile_verify_op(struct tile_verifier *v, const struct tile_op *op);
 
 /* Leaves and types of an expression; ARGs stand for `operands`. `flags` of the op says whether it
- * may read; `tests`: TILE_J0 and TILE_J1 are allowed. */
+ * may read, its kind which TILE variables are allowed. */
 bool tile_verify_expr(struct tile_verifier *v, const struct tile_op *op, const struct expr *e,
-                      struct tile_value *const *operands, size_t count, bool tests);
+                      struct tile_value *const *operands, size_t count);
 /* A workspace's size. */
 bool tile_verify_size(struct tile_verifier *v, const struct expr *e);
 

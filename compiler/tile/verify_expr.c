@@ -47,16 +47,18 @@ static bool check_read(struct tile_verifier *v, const struct tile_op *op, const 
 }
 
 static bool check_node(struct tile_verifier *v, const struct tile_op *op, const struct expr *e,
-                       struct tile_value *const *operands, size_t count, bool tests)
+                       struct tile_value *const *operands, size_t count)
 {
-  bool is_bound_of_tile =
-      e->op == EXPR_VAR && (e->value.i == EXPR_VAR_TILE_J0 || e->value.i == EXPR_VAR_TILE_J1);
+  bool limits = op->kind == TILE_LIMIT_COLUMNS;
+  bool is_bound_of_tile = (op->kind == TILE_FOR_SEGMENTS || limits) && e->op == EXPR_VAR &&
+                          (e->value.i == (limits ? EXPR_VAR_TILE_I0 : EXPR_VAR_TILE_J0) ||
+                           e->value.i == (limits ? EXPR_VAR_TILE_I1 : EXPR_VAR_TILE_J1));
   switch ((int)e->op) {
   case EXPR_ARG: return check_arg(v, op, e, operands, count);
   case EXPR_PARAM: return check_param(v, op, e);
   case EXPR_READ: return check_read(v, op, e);
   case EXPR_VAR:
-    return (tests && is_bound_of_tile) ||
+    return is_bound_of_tile ||
            tile_reject(v, op, "the variable %s cannot appear in this expression",
                        expr_var_name((enum expr_var)e->value.i));
   case EXPR_MAP:
@@ -95,13 +97,13 @@ static bool begin_walk(struct tile_verifier *v, const struct tile_op *op, const 
 }
 
 bool tile_verify_expr(struct tile_verifier *v, const struct tile_op *op, const struct expr *e,
-                      struct tile_value *const *operands, size_t count, bool tests)
+                      struct tile_value *const *operands, size_t count)
 {
   if (!begin_walk(v, op, e))
     return false;
   while (v->stack.count > 0) {
     e = v->stack.items[--v->stack.count];
-    if (!check_node(v, op, e, operands, count, tests))
+    if (!check_node(v, op, e, operands, count))
       return false;
     for (uint32_t k = 0; k < e->arg_count; k++)
       if (!push(v, op, e->args[k]))

@@ -51,7 +51,7 @@ static bool gives(enum expr_type type, enum tile_element element)
 static bool check_formula(struct tile_verifier *v, const struct tile_op *op)
 {
   enum tile_element element = op->results[0]->type.element;
-  if (!tile_verify_expr(v, op, op->expr, op->operands, op->operand_count, false))
+  if (!tile_verify_expr(v, op, op->expr, op->operands, op->operand_count))
     return false;
   return gives(op->expr->type, element) ||
          REJECT("the expression is a %s, the result %s", expr_type_name(op->expr->type),
@@ -119,8 +119,8 @@ static bool check_check(struct tile_verifier *v, const struct tile_op *op)
 {
   uint32_t rows, columns;
   if (!common_shape(v, op, &rows, &columns) ||
-      !tile_verify_expr(v, op, op->expr, op->operands, op->operand_count, false) ||
-      !tile_verify_expr(v, op, op->expr2, op->operands, op->operand_count, false))
+      !tile_verify_expr(v, op, op->expr, op->operands, op->operand_count) ||
+      !tile_verify_expr(v, op, op->expr2, op->operands, op->operand_count))
     return false;
   if (op->expr->type != EXPR_BOOL)
     return REJECT("the condition is a %s, not a bool", expr_type_name(op->expr->type));
@@ -146,17 +146,41 @@ static bool check_dims(struct tile_verifier *v, const struct tile_op *op, struct
   }
   if (access->row_group < 1 || (!grouped && access->row_group != 1))
     return REJECT("a group of %u rows", access->row_group);
-  if (access->row_dim == TILE_NO_DIM && tile.rows > access->row_group)
+  if (access->row_dim == TILE_NO_DIM && tile.rows > access->row_group && !tile_has_row_indices(op))
     return REJECT("%u rows along no dimension", tile.rows);
   if (access->column_dim == TILE_NO_DIM && tile.columns != 1)
     return REJECT("%u columns along no dimension", tile.columns);
   return true;
 }
 
-/* The operands from `first` on and the access; the elements that move are those of `tile`. */
-static bool check_access(struct tile_verifier *v, const struct tile_op *op, uint32_t first,
-                         struct tile_type tile)
+/* Index number `dim`, which is a tile. */
+static bool check_row_indices(struct tile_verifier *v, const struct tile_op *op, uint32_t dim,
+                              struct tile_type indices, struct tile_type tile)
 {
+  const struct tile_access *access = &op->access;
+  if (op->kind != TILE_LOAD && op->kind != TILE_STORE)
+    return REJECT("index %u is a tile, which only load and store take", dim);
+  if (!is_shaped(indices, tile.rows, 1) || indices.element != TILE_I32)
+    return REJECT("index %u must be a scalar or i32[%u,1]", dim, tile.rows);
+  if (access->row_dim == dim || access->column_dim == dim)
+    return REJECT("%s run along dimension %u, whose index is a tile",
+                  access->row_dim == dim ? "rows" : "columns", dim);
+  return access->group_dim == TILE_NO_DIM ||
+         REJECT("index %u is a tile, which cannot be used with a group", dim);
+}
+
+/* Whether elements of a tensor become those of a tile, or the reverse where the op stores. */
+static bool converts(enum tile_op_kind kind, enum dtype stored, enum tile_element element)
+{
+  bool code = stored == DTYPE_U8 || stored == DTYPE_I8 || stored == DTYPE_I4 || stored == DTYPE_I2;
+  return tile_element_expr_type(element) == tile_read_type(stored) ||
+         (kind == TILE_LOAD && code && is_real(element));
+}
+
+/* The operands from `first` on and the access; the elements that move are those of `tile`. */
+static bool check_access(struct tile_verifier *v, const struct tile_op *op, struct tile_type tile)
+{
+  uint32_t first = tile_first_index(op->kind);
   if (op->access.tensor >= v->kernel->tensors.count)
     return REJECT("there is no tensor %u", op->access.tensor);
   const struct tile_tensor *tensor = &v->kernel->tensors.items[op->access.tensor];
@@ -165,12 +189,15 @@ static bool check_access(struct tile_verifier *v, const struct tile_op *op, uint
                   tensor->name, tensor->rank);
   for (uint32_t k = first; k < op->operand_count; k++) {
     bool live = k >= first + tensor->rank;
-    if (live && !is_scalar(operand_type(op, k), TILE_INDEX))
+    struct tile_type type = operand_type(op, k);
+    if (live && !is_scalar(type, TILE_INDEX))
       return REJECT("a live count must be an index");
-    if (!live && !is_integer_scalar(operand_type(op, k)))
+    if (!live && is_tile(type) && !check_row_indices(v, op, k - first, type, tile))
+      return false;
+    if (!live && !is_tile(type) && !is_integer_scalar(type))
       return REJECT("index %u must be an index or i32 scalar", k - first);
   }
-  if (tile_element_expr_type(tile.element) != tile_read_type(tensor->element))
+  if (!converts(op->kind, tensor->element, tile.element))
     return REJECT("%s elements of the %s tensor '%s'", tile_element_name(tile.element),
                   dtype_name(tensor->element), tensor->name);
   if ((op->kind == TILE_STORE || op->kind == TILE_ACCUMULATE) && !tensor->written)
@@ -184,7 +211,7 @@ static bool check_store(struct tile_verifier *v, const struct tile_op *op)
     return REJECT("the first operand must be a tile");
   if (op->kind == TILE_ACCUMULATE && operand_type(op, 0).element == TILE_BOOL)
     return REJECT("bools cannot be added");
-  return check_access(v, op, 1, operand_type(op, 0));
+  return check_access(v, op, operand_type(op, 0));
 }
 
 /* ---- arithmetic on tiles ---- */
@@ -308,7 +335,7 @@ static bool check_staged(struct tile_verifier *v, const struct tile_op *op)
   case TILE_COPY_ASYNC:
     if (op->results[0]->type.kind != TILE_KIND_TOKEN)
       return REJECT("the result must be a token");
-    return check_slot(v, op, 0) && check_access(v, op, 2, operand_type(op, 0));
+    return check_slot(v, op, 0) && check_access(v, op, operand_type(op, 0));
   case TILE_PRODUCT_ASYNC:
     if (op->results[1]->type.kind != TILE_KIND_TOKEN)
       return REJECT("the second result must be a token");
@@ -355,6 +382,23 @@ static bool check_type(struct tile_verifier *v, const struct tile_op *op, struct
          REJECT("a buffer has 1 to 64 slots");
 }
 
+static bool check_limit_columns(struct tile_verifier *v, const struct tile_op *op)
+{
+  if (op->operand_count == 0 || !is_tile(operand_type(op, 0)))
+    return REJECT("the first operand must be a tile");
+  const struct tile_op *def = op->operands[0]->def;
+  if (def == NULL || def->parent != op->parent)
+    return REJECT("the tile must be made in the same region");
+  for (uint32_t k = 1; k < op->operand_count; k++)
+    if (operand_type(op, k).kind != TILE_KIND_SCALAR)
+      return REJECT("operand %u is no scalar", k);
+  if (!tile_verify_expr(v, op, op->expr, op->operands + 1, op->operand_count - 1) ||
+      !tile_verify_expr(v, op, op->expr2, op->operands + 1, op->operand_count - 1))
+    return false;
+  return (op->expr->type == EXPR_LONG && op->expr2->type == EXPR_LONG) ||
+         REJECT("the columns must be longs");
+}
+
 static bool check_counts(struct tile_verifier *v, const struct tile_op *op)
 {
   const struct tile_op_info *info = &tile_op_infos[op->kind];
@@ -380,6 +424,7 @@ bool tile_verify_op(struct tile_verifier *v, const struct tile_op *op)
     if (op->rows < 1 || op->rows > TILE_MAX_SIDE)
       return REJECT("tiles have 1 to %d rows", (int)TILE_MAX_SIDE);
     return is_scalar(operand_type(op, 0), TILE_INDEX) || REJECT("a live count must be an index");
+  case TILE_LIMIT_COLUMNS: return check_limit_columns(v, op);
   case TILE_SPLAT:
   case TILE_IOTA:
   case TILE_BROADCAST:
@@ -388,7 +433,7 @@ bool tile_verify_op(struct tile_verifier *v, const struct tile_op *op)
   case TILE_LOAD:
     if (!is_tile(op->results[0]->type))
       return REJECT("the result must be a tile");
-    return check_access(v, op, 0, op->results[0]->type);
+    return check_access(v, op, op->results[0]->type);
   case TILE_STORE:
   case TILE_ACCUMULATE: return check_store(v, op);
   case TILE_PRODUCT: return check_product(v, op);

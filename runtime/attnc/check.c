@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "runtime/attnc/battery.h"
+#include "runtime/attnc/decode.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/json.h"
 #include "runtime/attnc/prepare.h"
@@ -236,6 +237,56 @@ static enum exit_status report(struct check_state *state, double ms)
   return summary.ok ? EXIT_FINE : EXIT_WRONG;
 }
 
+static void print_cache_line(struct check_state *state, const struct decode *decode, double ms)
+{
+  const struct comparison *worst = &decode->comparison;
+  bool ok = decode_is_right(decode);
+  if (state->request->json) {
+    struct json *json = &state->json;
+    json_open(json, NULL, '{');
+    json_text(json, "file", state->path);
+    json_text(json, "name", state->attention);
+    json_text(json, "type", dtype_name(state->type));
+    json_bool(json, "cache", true);
+    json_bool(json, "ok", ok);
+    json_integer(json, "cases", decode->checked);
+    json_number(json, "worst_ratio", worst->worst_ratio);
+    json_close(json, '}');
+    return;
+  }
+  printf("%-4s %s: %s %s: cache, %lld steps, worst %.2f of the bound, %.1f s\n", ok ? "ok" : "FAIL",
+         state->path, state->attention, dtype_name(state->type), (long long)decode->checked,
+         worst->worst_ratio, ms * 1e-3);
+  if (!worst->ok)
+    printf("     %s is %.9g, the reference says %.9g\n", worst->where, worst->out, worst->ref);
+  else if (!ok)
+    printf("     one launch on all tokens differs by %.3g\n", decode->prefill_error);
+}
+
+/* The kernels that write and read the cache, where the spec has one. */
+static enum exit_status check_cache(struct check_state *state, const struct spec *spec)
+{
+  const struct prepared prepared = {.context = state->context, .program = state->near.program};
+  if (spec->cache.layout == CACHE_NONE || spec->cache.layout == CACHE_RAGGED)
+    return EXIT_FINE;
+  struct decode *decode = mem_alloc(sizeof(*decode));
+  if (decode == NULL)
+    return fail_memory();
+  double start = now_ms();
+  enum exit_status status =
+      decode_try(decode, spec, state->type, &prepared, state->request->seed, state->request->quick);
+  if (status == EXIT_FINE) {
+    print_cache_line(state, decode, now_ms() - start);
+    status = decode_is_right(decode) ? EXIT_FINE : EXIT_WRONG;
+  } else {
+    complain("%s: the cache of '%s' in %s was not checked", state->path, state->attention,
+             dtype_name(state->type));
+  }
+  decode_free(decode);
+  mem_free(decode);
+  return status;
+}
+
 /* A spec that does not compile is one failure without a case. */
 static enum exit_status report_refusal(struct check_state *state, attn_status status,
                                        const char *error)
@@ -284,6 +335,8 @@ static enum exit_status check_type(struct check_state *state, const struct docum
       atomic_store(&state->done, 0);
       thread_pool_run(state->pool, (int64_t)state->case_count, run_case, state);
       status = report(state, now_ms() - start);
+      enum exit_status cache = check_cache(state, spec);
+      status = cache > status ? cache : status;
     }
   }
   close_variant(state, &state->near);

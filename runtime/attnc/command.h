@@ -26,6 +26,7 @@ enum exit_status command_targets(int argc, char **argv);
 enum exit_status command_show(int argc, char **argv);
 enum exit_status command_explain(int argc, char **argv);
 enum exit_status command_bench(int argc, char **argv);
+enum exit_status command_decode(int argc, char **argv);
 
 /* "attnc: ..." and a newline on stderr. */
 void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));

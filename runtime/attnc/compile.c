@@ -23,7 +23,8 @@ enum emit {
 struct compile_request {
   const char *target, *kernel, *name, *output;
   int emit, type;
-  bool timings, json;
+  bool timings, json, on_cache, packed;
+  uint64_t queries;
   struct option_list sets, schedule;
 };
 
@@ -63,16 +64,33 @@ static enum exit_status check_stage(const struct compile_request *request, enum 
   return EXIT_FINE;
 }
 
+static enum exit_status find_kernel(const char *name, enum kernel_kind *kernel)
+{
+  static const char *const names[] = {
+      [KERNEL_FORWARD] = "forward", [KERNEL_DECODE] = "decode", [KERNEL_APPEND] = "append"};
+  for (size_t k = 0; k < sizeof(names) / sizeof(names[0]); k++)
+    if (strcmp(name, names[k]) == 0) {
+      *kernel = (enum kernel_kind)k;
+      return EXIT_FINE;
+    }
+  if (strcmp(name, "backward") == 0)
+    return fail_with(EXIT_MACHINE,
+                     "kernel backward is not lowered yet; this version compiles forward, decode "
+                     "and append");
+  return fail_with(EXIT_USAGE, "there is no kernel '%s'; --kernel takes forward, decode or append",
+                   name);
+}
+
 static enum exit_status check_request(const struct compile_request *request, bool is_tile)
 {
-  static const char *const planned_kernels[] = {"decode", "append", "backward"};
-  for (size_t k = 0; k < 3; k++)
-    if (strcmp(request->kernel, planned_kernels[k]) == 0)
-      return fail_with(EXIT_MACHINE, "kernel %s is not lowered yet; this version compiles forward",
-                       request->kernel);
-  if (strcmp(request->kernel, "forward") != 0)
-    return fail_with(EXIT_USAGE, "there is no kernel '%s'; leave --kernel out or say forward",
-                     request->kernel);
+  bool appends = strcmp(request->kernel, "append") == 0;
+  if (request->packed && !request->on_cache && !appends)
+    return fail_with(EXIT_USAGE,
+                     "--packed goes with --cache or --kernel append; without a cache the "
+                     "spec says `cache ragged`");
+  if (is_tile && (request->on_cache || appends))
+    return fail_with(EXIT_USAGE,
+                     "a tile program is one kernel; --kernel and --cache are for specs");
   if (is_tile && request->emit == EMIT_SPEC)
     return fail_with(EXIT_USAGE,
                      "a tile program has no spec; --emit takes tile, llvm, asm, ptx or obj here");
@@ -224,8 +242,12 @@ static enum exit_status compile(struct compile_state *state, struct compile_requ
   const char *path = state->path;
   bool is_tile = is_tile_path(path);
   double start = now_ms();
-  struct compile_options options = {.kernel = KERNEL_FORWARD};
+  struct compile_options options = {.on_cache = request->on_cache,
+                                    .packed_queries = request->packed,
+                                    .queries = (uint32_t)request->queries};
   enum exit_status status = target_option(request->target, &options.target);
+  if (status == EXIT_FINE)
+    status = find_kernel(request->kernel, &options.kernel);
   if (status == EXIT_FINE)
     status = schedule_option(&request->schedule, &options.schedule);
   if (status == EXIT_FINE)
@@ -253,11 +275,20 @@ static enum exit_status compile(struct compile_state *state, struct compile_requ
 enum exit_status command_compile(int argc, char **argv)
 {
   struct compile_request request = {
-      .target = "host", .kernel = "forward", .emit = EMIT_DEFAULT, .type = DTYPE_ANY};
+      .target = "host", .kernel = "forward", .emit = EMIT_DEFAULT, .type = DTYPE_ANY, .queries = 1};
   const struct option options[] = {
       {"target", 't', OPTION_TEXT, "TARGET",
        "what to compile for: host or sm_80 (see attnc targets)", &request.target, 0, 0},
-      {"kernel", 'k', OPTION_TEXT, "KERNEL", "which kernel: forward", &request.kernel, 0, 0},
+      {"kernel", 'k', OPTION_TEXT, "KERNEL", "which kernel: forward, decode or append",
+       &request.kernel, 0, 0},
+      {"queries", 0, OPTION_NUMBER, "N", "decode: query rows that tiles are made for, by default 1",
+       &request.queries, 1, 16},
+      {"cache", 0, OPTION_FLAG, NULL,
+       "forward, decode: k, v and cached inputs are read from a cache (docs/caches.md)",
+       &request.on_cache, 0, 0},
+      {"packed", 0, OPTION_FLAG, NULL,
+       "with --cache, or append: sequences have different numbers of rows, with query_starts",
+       &request.packed, 0, 0},
       {"emit", 'e', OPTION_CHOICE, "spec|tile|llvm|asm|ptx|obj|header|json",
        "the stage to write, by default obj or ptx; header, json: how PTX is launched",
        &request.emit, 0, 0},

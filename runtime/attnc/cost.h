@@ -23,14 +23,12 @@ struct cost {
 bool cost_of_call(const struct workload *workload, const struct tile_counts *counts,
                   const struct tile_size *size, uint32_t share, struct cost *cost);
 
-/* Bytes that one token keeps in the cache of one layer: K and V of every K/V head in their storage
- * types, with the scales (and, of asymmetric ones, the zero points) of quantised ones at two bytes
- * each, and `cached` inputs. `type` stands for the spec's own, and a latent that is key and value
- * at once is counted once. A scale for a whole sequence is not counted. */
+/* Bytes that one token keeps in the cache of one layer, as its plan has it (compiler/cache/plan.h):
+ * scales included, a latent that is key and value at once counted once. `type` stands for the
+ * spec's own. */
 double cost_token_bytes(const struct spec *spec, enum dtype type);
-/* Of the newest `residual` tokens of a quantised cache, which are kept in `type`. */
-double cost_residual_token_bytes(const struct spec *spec, enum dtype type);
-/* Bytes that a context of `tokens` keeps in one layer: whole pages, at most what a ring holds. */
+/* Bytes that a sequence of `tokens` keeps in one layer: whole pages, at most what a ring holds, and
+ * the residual. */
 double cost_context_bytes(const struct spec *spec, enum dtype type, uint64_t tokens);
 
 #endif

@@ -82,6 +82,23 @@ static enum exit_status generate(struct explanation *x)
   return x->compiled->options.target == TARGET_HOST ? EXIT_FINE : assemble(x);
 }
 
+/* What a launch of one row runs; `options` are those of the forward kernel. */
+static void build_decode(struct explanation *x, struct compile_options options)
+{
+  struct diagnostics said;
+  diagnostics_init(&said, &x->document.arena, &x->document.sources);
+  options.kernel = KERNEL_DECODE;
+  options.queries = decode_queries(x->spec, x->target, 1);
+  const struct compiled *compiled =
+      options.queries == 0 ? NULL : compile_build(&x->document.arena, x->spec, &options, &said);
+  if (compiled == NULL)
+    return;
+  x->decode_queries = options.queries;
+  x->decode = compiled->options.schedule;
+  for (size_t k = 0; k < compiled->kernels.count; k++)
+    x->decode_splits |= strcmp(compiled->kernels.items[k].tile->name, "merge") == 0;
+}
+
 static enum exit_status build(struct explanation *x)
 {
   struct arena *arena = &x->document.arena;
@@ -111,6 +128,7 @@ static enum exit_status build(struct explanation *x)
   }
   x->table = schedule_choose(x->spec, &options);
   x->table.rows -= x->table.rows % x->share;
+  build_decode(x, options);
   return EXIT_FINE;
 }
 

@@ -37,6 +37,10 @@ struct explanation {
   struct compiled *compiled; /* NULL where the target does not lower the spec: `not_lowered` */
   const char *not_lowered;
   struct schedule schedule, table; /* the one in use, and what it began with */
+  /* Of decode kernels, for `decode_queries` rows at most; 0 where single rows have none. */
+  struct schedule decode;
+  uint32_t decode_queries;
+  bool decode_splits; /* their keys */
   enum target target;
   uint32_t share; /* query heads that a tile packs */
   const struct bounds_guard *guards;

@@ -165,6 +165,24 @@ static void print_budget(const struct printer *p)
   }
 }
 
+static void print_decode(const struct printer *p)
+{
+  const struct explanation *x = p->x;
+  const struct schedule *schedule = &x->decode;
+  if (x->decode_queries == 0)
+    return;
+  line(p, "decode", "%u row%s by %u keys a tile, for %u quer%s", schedule->rows,
+       schedule->rows == 1 ? "" : "s", schedule->columns, x->decode_queries,
+       x->decode_queries == 1 ? "y" : "ies");
+  if (!x->decode_splits)
+    line(p, "", "keys are not split: the weights themselves take a second look");
+  else if (schedule->tasks == SCHEDULE_ALL_TASKS)
+    line(p, "", "keys are split into parts of %u", schedule->part);
+  else
+    line(p, "", "keys are split until there are %u tasks, into parts of %u or more",
+         schedule->tasks, schedule->part);
+}
+
 static void print_schedule(const struct printer *p)
 {
   const struct explanation *x = p->x;
@@ -193,6 +211,7 @@ static void print_schedule(const struct printer *p)
     print_budget(p);
   if (x->request->compile && x->compiled != NULL)
     print_code(p);
+  print_decode(p);
 }
 
 /* "lo <= j < hi", and the condition under which it is not empty. */
@@ -382,6 +401,20 @@ static void json_blocks(const struct printer *p, struct json *json)
   json_close(json, ']');
 }
 
+static void json_decode(const struct explanation *x, struct json *json)
+{
+  json_open(json, "decode", '{');
+  json_integer(json, "rows", x->decode.rows);
+  json_integer(json, "columns", x->decode.columns);
+  json_integer(json, "queries", x->decode_queries);
+  json_bool(json, "splits", x->decode_splits);
+  if (x->decode_splits && x->decode.tasks != SCHEDULE_ALL_TASKS)
+    json_integer(json, "tasks", x->decode.tasks);
+  if (x->decode_splits)
+    json_integer(json, "part", x->decode.part);
+  json_close(json, '}');
+}
+
 static void json_schedule(const struct printer *p, struct json *json)
 {
   const struct explanation *x = p->x;
@@ -412,6 +445,8 @@ static void json_schedule(const struct printer *p, struct json *json)
     json_close(json, '}');
   }
   json_close(json, ']');
+  if (x->decode_queries != 0)
+    json_decode(x, json);
   json_close(json, '}');
 }
 

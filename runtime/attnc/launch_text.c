@@ -1,5 +1,7 @@
 #include "runtime/attnc/launch_text.h"
 
+#include "compiler/cache/plan.h"
+
 #include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
@@ -125,6 +127,30 @@ const char *launch_text_blocks(struct arena *arena, const struct tile_kernel *ke
 
 /* ---- tensors ---- */
 
+/* The size of a cache tensor's dimension, as docs/caches.md names it. */
+static const char *cache_dim_text(const struct launch_text *text, const struct tile_tensor *tensor,
+                                  uint32_t dim)
+{
+  const struct cache_tensor *planned = &text->compiled->cache->tensors[tensor->role_index];
+  const struct cache_dimension *size = &planned->dims[dim];
+  const struct expr_names names = {0};
+  switch (size->kind) {
+  case CACHE_DIM_B: return "B";
+  case CACHE_DIM_TABLE: return "table";
+  case CACHE_DIM_PAGES: return "pages";
+  case CACHE_DIM_SLOTS:
+    return size->quotient == 1 ? "slots" : arena_format(text->arena, "slots / %u", size->quotient);
+  case CACHE_DIM_CONSTANT: {
+    /* codes below a byte that a kernel writes are bytes to it */
+    bool bytes = dim + 1 == planned->rank && tensor->element == DTYPE_U8;
+    uint32_t per_byte = bytes ? 8 / cache_element_bits(planned->type) : 1;
+    return arena_format(text->arena, "%u", size->size / per_byte);
+  }
+  case CACHE_DIM_INPUT: break;
+  }
+  return expr_print(text->arena, size->input, &names);
+}
+
 /* The size of a dimension as the spec has it; NULL where the program alone does not tell. */
 static const char *dim_text(const struct launch_text *text, const struct tile_tensor *tensor,
                             uint32_t dim)
@@ -132,6 +158,8 @@ static const char *dim_text(const struct launch_text *text, const struct tile_te
   const struct spec *spec = text->compiled->spec;
   struct arena *arena = text->arena;
   const struct expr_names names = {0};
+  if (tensor->role == TILE_ROLE_CACHE)
+    return cache_dim_text(text, tensor, dim);
   if (spec == NULL || spec->cache.layout == CACHE_RAGGED)
     return NULL;
   const struct expr *size = NULL;
@@ -171,11 +199,15 @@ static const char *dim_text(const struct launch_text *text, const struct tile_te
   case TILE_ROLE_ROTARY_SINE: return arena_format(arena, "%u", spec->dim_qk);
   case TILE_ROLE_QUERY_STARTS:
   case TILE_ROLE_KEY_STARTS: return "B + 1";
+  case TILE_ROLE_CACHE:
   case TILE_ROLE_PLAIN:
   case TILE_ROLE_PARAM:
   case TILE_ROLE_SIZE_B:
   case TILE_ROLE_SIZE_NQ:
-  case TILE_ROLE_SIZE_NK: break;
+  case TILE_ROLE_SIZE_NK:
+  case TILE_ROLE_SIZE_TABLE:
+  case TILE_ROLE_SIZE_PAGES:
+  case TILE_ROLE_SIZE_SLOTS: break;
   }
   return size == NULL ? NULL : expr_print(arena, size, &names);
 }

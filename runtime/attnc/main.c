@@ -17,6 +17,7 @@ static const struct command {
     {"show", command_show, "draw what a spec sees, or its weights"},
     {"explain", command_explain, "tell what a spec costs, and why it runs as it does"},
     {"bench", command_bench, "time a spec beside what the machine can do"},
+    {"decode", command_decode, "generate step by step on a growing cache, checked and timed"},
     {"fmt", command_fmt, "lay specs out"},
     {"targets", command_targets, "list what can be compiled for"},
 };

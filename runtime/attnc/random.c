@@ -1,6 +1,7 @@
 #include "runtime/attnc/random.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* The share of true among random booleans; documents in a random sequence, on average. */
@@ -111,6 +112,22 @@ static void fill(struct workload *workload, enum workload_role role, uint32_t nu
     fill_integers(workload, tensor, &shape, key);
 }
 
+static int compare_floats(const void *a, const void *b)
+{
+  float x = *(const float *)a, y = *(const float *)b;
+  return (x > y) - (x < y);
+}
+
+/* What codes of a cache stand for ascends. */
+static void sort_table(struct workload *workload, const struct spec_storage *storage)
+{
+  if (storage->table == 0)
+    return;
+  struct tensor *table = &workload->inputs[storage->table - EXPR_TENSOR_INPUT];
+  if (table->name != NULL)
+    qsort(table->data, (size_t)tensor_count(table), sizeof(float), compare_floats);
+}
+
 void random_fill(struct workload *workload, uint64_t seed)
 {
   fill(workload, WORKLOAD_Q, 0, seed);
@@ -118,6 +135,8 @@ void random_fill(struct workload *workload, uint64_t seed)
   fill(workload, WORKLOAD_V, 0, seed);
   for (uint32_t k = 0; k < workload->spec->input_count; k++)
     fill(workload, WORKLOAD_INPUT, k, seed);
+  sort_table(workload, &workload->spec->cache.k);
+  sort_table(workload, &workload->spec->cache.v);
 }
 
 bool random_lengths(struct workload *workload, uint64_t seed, int64_t batch, int64_t queries,

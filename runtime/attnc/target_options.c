@@ -24,17 +24,14 @@ enum exit_status target_option(const char *name, enum target *target)
 enum exit_status schedule_option(const struct option_list *list, struct schedule *schedule)
 {
   static const char *const names[] = {
-      "rows",  "columns",      "lanes", "row_vectors", "column_registers",
-      "warps", "column_warps", "stages"};
-  uint32_t *const fields[] = {&schedule->rows,
-                              &schedule->columns,
-                              &schedule->lanes,
-                              &schedule->row_vectors,
-                              &schedule->column_registers,
-                              &schedule->warps,
-                              &schedule->column_warps,
-                              &schedule->stages};
-  enum { COUNT = sizeof(names) / sizeof(names[0]) };
+      "rows",  "columns",      "lanes",  "row_vectors", "column_registers",
+      "warps", "column_warps", "stages", "tasks",       "part"};
+  uint32_t *const fields[] = {
+      &schedule->rows,         &schedule->columns,          &schedule->lanes,
+      &schedule->row_vectors,  &schedule->column_registers, &schedule->warps,
+      &schedule->column_warps, &schedule->stages,           &schedule->tasks,
+      &schedule->part};
+  enum { COUNT = sizeof(names) / sizeof(names[0]), MOST_OF_TILES = 4096, MOST = 1 << 30 };
   for (size_t k = 0; k < list->count; k++) {
     char name[32];
     const char *value;
@@ -50,9 +47,16 @@ enum exit_status schedule_option(const struct option_list *list, struct schedule
                        nearest != NULL ? "; did you mean '" : "", nearest != NULL ? nearest : "",
                        nearest != NULL ? "'?" : "");
     }
-    if (!parse_number(value, 1, 4096, &number))
-      return fail_with(EXIT_USAGE, "--schedule %s takes a whole number from 1 to 4096, not '%s'",
-                       name, value);
+    if (fields[n] == &schedule->tasks && strcmp(value, "all") == 0) {
+      schedule->tasks = SCHEDULE_ALL_TASKS;
+      continue;
+    }
+    bool of_tiles = fields[n] != &schedule->tasks && fields[n] != &schedule->part;
+    uint64_t most = of_tiles ? MOST_OF_TILES : MOST;
+    if (!parse_number(value, 1, most, &number))
+      return fail_with(EXIT_USAGE, "--schedule %s takes a whole number from 1 to %llu%s, not '%s'",
+                       name, (unsigned long long)most,
+                       fields[n] == &schedule->tasks ? ", or 'all'" : "", value);
     *fields[n] = (uint32_t)number;
   }
   return EXIT_FINE;

@@ -347,50 +347,68 @@ static DLTensor launch_view(const struct workload *workload, struct tensor *tens
   return view;
 }
 
-attn_status workload_launch(struct workload *workload, attn_program *program, char *error,
-                            size_t size)
+void workload_call_init(struct workload_call *call, struct workload *workload)
 {
   const struct spec *spec = workload->spec;
-  DLTensor q = launch_view(workload, &workload->q);
-  DLTensor k = launch_view(workload, &workload->k);
-  DLTensor v = launch_view(workload, &workload->v);
-  DLTensor o = launch_view(workload, &workload->o);
-  DLTensor inputs[SPEC_MAX_INPUTS];
-  DLTensor outputs[SPEC_MAX_OUTPUTS];
-  attn_named_tensor named_inputs[SPEC_MAX_INPUTS];
-  attn_named_tensor named_outputs[SPEC_MAX_OUTPUTS];
-  attn_param params[SPEC_MAX_PARAMS];
-  int64_t starts_shape = workload->batch + 1;
-  DLTensor query_starts = starts_view(workload->query_starts, &starts_shape);
-  DLTensor key_starts = starts_view(workload->key_starts, &starts_shape);
-  attn_arguments arguments = ATTN_ARGUMENTS_INIT;
-  arguments.q = &q;
-  arguments.k = &k;
-  arguments.v = spec->value_is_key ? NULL : &v;
-  arguments.o = &o;
-  arguments.inputs = named_inputs;
-  arguments.outputs = named_outputs;
-  arguments.params = params;
-  arguments.error = error;
-  arguments.error_size = size;
+  attn_arguments *arguments = &call->arguments;
+  *arguments = (attn_arguments)ATTN_ARGUMENTS_INIT;
+  struct {
+    struct tensor *tensor;
+    DLTensor *view;
+    const DLTensor **argument;
+  } const main[] = {{&workload->q, &call->q, &arguments->q},
+                    {&workload->k, &call->k, &arguments->k},
+                    {&workload->v, &call->v, &arguments->v},
+                    {&workload->o, &call->o, &arguments->o}};
+  for (size_t n = 0; n < sizeof(main) / sizeof(main[0]); n++) {
+    if (main[n].tensor->name == NULL)
+      continue;
+    *main[n].view = launch_view(workload, main[n].tensor);
+    *main[n].argument = main[n].view;
+  }
+  arguments->inputs = call->named_inputs;
+  arguments->outputs = call->named_outputs;
+  arguments->params = call->params;
+  call->starts_shape = workload->batch + 1;
   if (workload->ragged) {
-    arguments.query_starts = &query_starts;
-    arguments.key_starts = &key_starts;
+    call->query_starts = starts_view(workload->query_starts, &call->starts_shape);
+    call->key_starts = starts_view(workload->key_starts, &call->starts_shape);
+    arguments->query_starts = &call->query_starts;
+    arguments->key_starts = &call->key_starts;
   }
-  for (uint32_t n = 0; n < spec->input_count; n++) {
-    inputs[n] = launch_view(workload, &workload->inputs[n]);
-    named_inputs[arguments.input_count++] =
-        (attn_named_tensor){workload->inputs[n].name, &inputs[n]};
-  }
+  workload_call_inputs(call, workload);
   for (uint32_t n = 0; n < spec->output_count; n++) {
-    outputs[n] = launch_view(workload, &workload->outputs[n]);
-    named_outputs[arguments.output_count++] =
-        (attn_named_tensor){workload->outputs[n].name, &outputs[n]};
+    if (workload->outputs[n].name == NULL)
+      continue;
+    call->outputs[n] = launch_view(workload, &workload->outputs[n]);
+    call->named_outputs[arguments->output_count++] =
+        (attn_named_tensor){workload->outputs[n].name, &call->outputs[n]};
   }
   for (uint32_t n = 0; n < spec->param_count; n++)
     if (!spec->params[n].is_const && workload->given[n])
-      params[arguments.param_count++] = launch_param(&spec->params[n], workload->params[n]);
-  return attn_launch(program, &arguments);
+      call->params[arguments->param_count++] = launch_param(&spec->params[n], workload->params[n]);
+}
+
+void workload_call_inputs(struct workload_call *call, struct workload *workload)
+{
+  attn_arguments *arguments = &call->arguments;
+  for (uint32_t n = 0; n < workload->spec->input_count; n++) {
+    if (workload->inputs[n].name == NULL)
+      continue;
+    call->inputs[n] = launch_view(workload, &workload->inputs[n]);
+    call->named_inputs[arguments->input_count++] =
+        (attn_named_tensor){workload->inputs[n].name, &call->inputs[n]};
+  }
+}
+
+attn_status workload_launch(struct workload *workload, attn_program *program, char *error,
+                            size_t size)
+{
+  struct workload_call call;
+  workload_call_init(&call, workload);
+  call.arguments.error = error;
+  call.arguments.error_size = size;
+  return attn_launch(program, &call.arguments);
 }
 
 static enum dtype dtype_of(DLDataType dtype)

@@ -72,6 +72,19 @@ enum exit_status workload_allocate(struct workload *workload);
 enum exit_status workload_allocate_one(struct workload *workload, enum workload_role role,
                                        uint32_t number);
 
+/* The arguments of a launch on the workload's tensors. */
+struct workload_call {
+  attn_arguments arguments; /* of the tensors that there are; points into this struct */
+  DLTensor q, k, v, o, query_starts, key_starts;
+  DLTensor inputs[SPEC_MAX_INPUTS], outputs[SPEC_MAX_OUTPUTS];
+  attn_named_tensor named_inputs[SPEC_MAX_INPUTS], named_outputs[SPEC_MAX_OUTPUTS];
+  attn_param params[SPEC_MAX_PARAMS];
+  int64_t starts_shape;
+};
+void workload_call_init(struct workload_call *call, struct workload *workload);
+/* Adds the inputs of another workload of the same spec; those that only it has. */
+void workload_call_inputs(struct workload_call *call, struct workload *workload);
+
 /* Launches, which on a device does not wait; prints nothing. `error` receives the text. */
 attn_status workload_launch(struct workload *workload, attn_program *program, char *error,
                             size_t size);

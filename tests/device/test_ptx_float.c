@@ -421,6 +421,7 @@ HALF(max_f16, f16, -minimum64(-a, -b))
 HALF(fma_bf16, bf16, fma(a, b, c))
 HALF(min_bf16, bf16, a != a || b != b ? (double)NAN : minimum64(a, b))
 PAIR(sub_f16_pair, sub_f16)
+PAIR(mul_f16_pair, mul_f16)
 PAIR(fma_f16_pair, fma_f16)
 PAIR(fma_bf16_pair, fma_bf16)
 CONVERT(neg_f16_pair, (uint32_t)a ^ 0x80008000)
@@ -440,6 +441,7 @@ static const struct instruction of_half[] = {
     {"fma.rn.bf16 %h4, %h1, %h2, %h3;", 16, fma_bf16},
     {"min.NaN.bf16 %h4, %h1, %h2;", 16, min_bf16},
     {"sub.rn.f16x2 %r4, %r1, %r2;", 32, sub_f16_pair},
+    {"mul.rn.f16x2 %r4, %r1, %r2;", 32, mul_f16_pair},
     {"fma.rn.f16x2 %r4, %r1, %r2, %r3;", 32, fma_f16_pair},
     {"fma.rn.bf16x2 %r4, %r1, %r2, %r3;", 32, fma_bf16_pair},
     {"neg.f16x2 %r4, %r1;", 32, neg_f16_pair},

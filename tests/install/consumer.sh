@@ -44,6 +44,15 @@ read -r -a flags <<<"$(pkg-config --cflags --libs attn)"
 "$cc" -std=c99 -Wall -Wextra -Werror -pedantic "$source_dir/main.c" -o "$work/by-pkg-config" "${flags[@]}"
 expect_version "$work/by-pkg-config"
 
+# Every header can be included alone, in C99 and in C++11.
+for header in attn cache; do
+  echo "#include <attn/$header.h>" >"$work/alone.c"
+  cp "$work/alone.c" "$work/alone.cpp"
+  "$cc" -std=c99 -Wall -Wextra -Werror -pedantic -fsyntax-only "$work/alone.c" "${flags[@]}"
+  ! command -v "$cxx" >/dev/null ||
+    "$cxx" -std=c++11 -Wall -Wextra -Werror -pedantic -fsyntax-only "$work/alone.cpp" "${flags[@]}"
+done
+
 consumers=(consumer)
 language=(-DCMAKE_CXX_COMPILER=) # CMake is to look for none of its own either
 if command -v "$cxx" >/dev/null; then

@@ -2,252 +2,7 @@
  * factor in the row algebra, kernels that summarise inputs. What they compute is compared with the
  * reference by the error rule; that GPU code computes the same as this machine's is for the tests
  * of that target. */
-#include "runtime/unit.h"
-#include "tests/numeric/tile_runner.h"
-
-#include <check.h>
-#include <math.h>
-
-enum { MAX_ARRAYS = 32, MAX_TEXT = 1 << 16 };
-
-struct sizes {
-  int64_t batch, queries, keys;
-};
-
-struct world {
-  struct arena arena;
-  struct source_set sources;
-  struct diagnostics diagnostics;
-  const struct spec *spec;
-  struct compiled *compiled; /* for the GPU */
-  struct expr_evaluator *evaluator;
-  struct tile_code code; /* the same text, for this machine */
-  struct tile_array arrays[MAX_ARRAYS];
-  size_t array_count;
-  struct tile_argument params[8];
-  size_t param_count;
-};
-
-static void open_world(struct world *w, const char *text, enum dtype type, struct sizes sizes)
-{
-  *w = (struct world){0};
-  arena_init(&w->arena);
-  ck_assert(!arena_guard(&w->arena));
-  source_set_init(&w->sources, &w->arena);
-  diagnostics_init(&w->diagnostics, &w->arena, &w->sources);
-  uint32_t source = source_add(&w->sources, "test.attn", text, strlen(text));
-  struct spec_file *file = spec_check(&w->arena, &w->sources, source, NULL, &w->diagnostics);
-  ck_assert_msg(!diagnostics_has_errors(&w->diagnostics), "%s",
-                diagnostics_print(&w->diagnostics, false));
-  w->spec = file->specs.items[0];
-  const struct compile_options options = {.target = TARGET_SM_80, .type = type};
-  w->compiled = compile_build(&w->arena, w->spec, &options, &w->diagnostics);
-  ck_assert_msg(w->compiled != NULL, "%s", diagnostics_print(&w->diagnostics, false));
-  w->evaluator = expr_evaluator_new(&w->arena, w->spec->pool);
-  expr_set_int(w->evaluator, EXPR_VAR_SIZE_B, sizes.batch);
-  expr_set_int(w->evaluator, EXPR_VAR_SIZE_NQ, sizes.queries);
-  expr_set_int(w->evaluator, EXPR_VAR_SIZE_NK, sizes.keys);
-  const char *printed = tile_print(&w->arena, w->compiled->program);
-  const char *error = tile_code_open(&w->code, printed, NULL);
-  ck_assert_msg(error == NULL, "%s\n%s", error, printed);
-  w->params[w->param_count++] = (struct tile_argument){"B", (double)sizes.batch};
-  w->params[w->param_count++] = (struct tile_argument){"NQ", (double)sizes.queries};
-  w->params[w->param_count++] = (struct tile_argument){"NK", (double)sizes.keys};
-}
-
-static void close_world(struct world *w)
-{
-  for (size_t k = 0; k < w->array_count; k++)
-    tile_array_free(&w->arrays[k]);
-  tile_code_close(&w->code);
-  arena_free(&w->arena);
-}
-
-/* ---- tensors ---- */
-
-static int64_t evaluate(struct world *w, const struct expr *e)
-{
-  return expr_evaluate(w->evaluator, e).i;
-}
-
-/* Where sequence b of a ragged batch begins: each is 3 shorter than the one before. */
-static int64_t start_of(int64_t b, int64_t longest)
-{
-  return b * longest - 3 * b * (b - 1) / 2;
-}
-
-/* Sizes of what a role stands for. */
-static void find_sizes(struct world *w, const struct tile_tensor *tensor, struct sizes sizes,
-                       int64_t *out)
-{
-  const struct spec *spec = w->spec;
-  uint32_t input = tensor->role_index;
-  switch ((int)tensor->role) {
-  case TILE_ROLE_QUERY:
-  case TILE_ROLE_RESULT:
-  case TILE_ROLE_KEY:
-  case TILE_ROLE_VALUE: {
-    bool rows = tensor->role == TILE_ROLE_QUERY || tensor->role == TILE_ROLE_RESULT;
-    bool values = tensor->role == TILE_ROLE_VALUE || tensor->role == TILE_ROLE_RESULT;
-    if (spec->cache.layout == CACHE_RAGGED) {
-      out[0] = start_of(sizes.batch, rows ? sizes.queries : sizes.keys);
-      out[1] = rows ? spec->query_heads : spec->kv_heads;
-      out[2] = values ? spec->dim_v : spec->dim_qk;
-      return;
-    }
-    out[0] = sizes.batch;
-    out[1] = rows ? spec->query_heads : spec->kv_heads;
-    out[2] = rows ? sizes.queries : sizes.keys;
-    out[3] = values ? spec->dim_v : spec->dim_qk;
-    return;
-  }
-  case TILE_ROLE_SUMMARY:
-    input = w->compiled->visibility->summaries[tensor->role_index].tensor - EXPR_TENSOR_INPUT;
-    /* fall through */
-  case TILE_ROLE_INPUT:
-    for (uint32_t d = 0; d < spec->inputs[input].rank; d++)
-      out[d] = evaluate(w, spec->inputs[input].dims[d].size);
-    if (spec->cache.layout == CACHE_RAGGED) /* they are all [B, NK] here */
-      out[0] = start_of(sizes.batch, sizes.keys);
-    if (tensor->role == TILE_ROLE_SUMMARY) {
-      out[tensor->rank - 2] = (out[tensor->rank - 2] + 63) / 64;
-      out[tensor->rank - 1] = 2;
-    }
-    return;
-  case TILE_ROLE_WORKSPACE:
-    for (uint32_t d = 0; d < tensor->rank; d++)
-      out[d] = evaluate(w, tensor->shape[d]);
-    return;
-  case TILE_ROLE_QUERY_STARTS:
-  case TILE_ROLE_KEY_STARTS: out[0] = sizes.batch + 1; return;
-  default: out[0] = spec->dim_qk; /* a rotary's table */
-  }
-}
-
-static void fill_rotary(struct world *w, struct tile_array *a, enum tile_role role)
-{
-  uint32_t n = w->spec->dim_qk;
-  struct rotary_tables tables = {.turns = ARENA_ARRAY(&w->arena, int32_t, n),
-                                 .rest = ARENA_ARRAY(&w->arena, float, n),
-                                 .cosine = ARENA_ARRAY(&w->arena, float, n),
-                                 .sine = ARENA_ARRAY(&w->arena, float, n)};
-  ck_assert(unit_rotary_tables(w->spec, w->evaluator, &tables));
-  const float *reals = role == TILE_ROLE_ROTARY_REST     ? tables.rest
-                       : role == TILE_ROLE_ROTARY_COSINE ? tables.cosine
-                                                         : tables.sine;
-  for (uint32_t c = 0; c < n; c++)
-    tile_array_set(a, c, role == TILE_ROLE_ROTARY_TURNS ? tables.turns[c] : (double)reals[c]);
-}
-
-/* Ascending from 0 where the type is a whole number, as ids of documents are; some NaN among the
- * reals of `nan_every` elements. */
-static void fill_input(struct tile_array *a, int64_t nan_every)
-{
-  bool real = a->type == DTYPE_F32 || a->type == DTYPE_F16 || a->type == DTYPE_BF16;
-  tile_array_fill(a, 77);
-  int64_t last = a->rank == 0 ? 1 : a->sizes[a->rank - 1];
-  for (int64_t k = 0; k < a->count; k++) {
-    if (a->type == DTYPE_I32 || a->type == DTYPE_I64 || a->type == DTYPE_U8)
-      tile_array_set(a, k, (double)(k % last / 37));
-    else if (real && nan_every > 0 && k % nan_every == nan_every - 1)
-      tile_array_set(a, k, (double)NAN);
-  }
-}
-
-static void make_arrays(struct world *w, struct sizes sizes, int64_t nan_every)
-{
-  static const int64_t gaps[SPEC_MAX_RANK] = {0, 2, 1};
-  for (size_t k = 0; k < w->compiled->kernels.count; k++) {
-    const struct tile_kernel *kernel = w->compiled->kernels.items[k].tile;
-    for (size_t t = 0; t < kernel->tensors.count; t++) {
-      const struct tile_tensor *tensor = &kernel->tensors.items[t];
-      struct tile_launch made = {.arrays = w->arrays, .array_count = w->array_count};
-      if (tile_launch_array(&made, tensor->name) != NULL)
-        continue;
-      ck_assert_uint_lt(w->array_count, MAX_ARRAYS);
-      int64_t extents[SPEC_MAX_RANK + 1];
-      find_sizes(w, tensor, sizes, extents);
-      struct tile_array *a = &w->arrays[w->array_count++];
-      *a = tile_array_new(tensor->name, tensor->element, tensor->rank, extents, gaps);
-      if (tensor->role >= TILE_ROLE_ROTARY_TURNS && tensor->role <= TILE_ROLE_ROTARY_SINE)
-        fill_rotary(w, a, tensor->role);
-      else if (tensor->role == TILE_ROLE_QUERY_STARTS || tensor->role == TILE_ROLE_KEY_STARTS)
-        for (int64_t b = 0; b <= sizes.batch; b++)
-          tile_array_set(a, b,
-                         (double)start_of(b, tensor->role == TILE_ROLE_KEY_STARTS ? sizes.keys
-                                                                                  : sizes.queries));
-      else if (tensor->role == TILE_ROLE_INPUT)
-        fill_input(a, nan_every);
-      else if (tensor->role <= TILE_ROLE_VALUE)
-        tile_array_fill(a, (uint32_t)(tensor->role * 1001 + sizes.keys));
-    }
-  }
-}
-
-static const struct tile_array *array_of(const struct world *w, const char *name)
-{
-  const struct tile_launch launch = {.arrays = (struct tile_array *)w->arrays,
-                                     .array_count = w->array_count};
-  return tile_launch_array(&launch, name);
-}
-
-static struct ref_tensor ref_view(const struct tile_array *a)
-{
-  struct ref_tensor view = {0};
-  if (a == NULL)
-    return view;
-  view = (struct ref_tensor){.type = a->type, .rank = a->rank, .data = a->data};
-  memcpy(view.shape, a->sizes, sizeof(view.shape));
-  memcpy(view.stride, a->strides, sizeof(view.stride));
-  return view;
-}
-
-static void run_world(struct world *w)
-{
-  struct tile_launch launch = {w->arrays, w->array_count, w->params, w->param_count, {0}};
-  const char *error = tile_run(&w->code, &launch);
-  ck_assert_msg(error == NULL, "%s", error);
-  ck_assert_int_eq(launch.fault.raised, 0);
-}
-
-/* ---- comparisons ---- */
-
-/* `slack`: what may be off besides, relative to the largest result. */
-static void compare(struct world *w, const char *text, enum dtype type, struct sizes sizes,
-                    double slack)
-{
-  const struct spec *spec = w->spec;
-  struct ref_tensor inputs[8];
-  for (uint32_t n = 0; n < spec->input_count; n++)
-    inputs[n] = ref_view(array_of(w, spec->inputs[n].name));
-  const struct ref_call call = {.spec = spec,
-                                .q = ref_view(array_of(w, "q")),
-                                .k = ref_view(array_of(w, "k")),
-                                .v = ref_view(array_of(w, "v")),
-                                .inputs = inputs,
-                                .batch = sizes.batch,
-                                .max_queries = sizes.queries,
-                                .max_keys = sizes.keys};
-  struct ref_result exact, naive;
-  ck_assert(ref_run(&call, REF_EXACT, type, &exact) && ref_run(&call, REF_NAIVE, type, &naive));
-  const struct tile_array *o = array_of(w, "o");
-  size_t slice = (size_t)(sizes.queries * spec->dim_v);
-  double *out = malloc(slice * sizeof(*out));
-  ck_assert_ptr_nonnull(out);
-  for (int64_t head = 0; head < sizes.batch * spec->query_heads; head++) {
-    size_t first = (size_t)head * slice;
-    for (size_t k = 0; k < slice; k++)
-      out[k] = tile_array_get(o, (int64_t)(first + k));
-    struct ref_error error = ref_compare(out, exact.o + first, naive.o + first, slice);
-    bool close = error.ok || error.out_error <= slack * error.scale;
-    ck_assert_msg(close, "%s in %s, NQ = %d, NK = %d, head %d: off by %g, allowed %g", text,
-                  dtype_name(type), (int)sizes.queries, (int)sizes.keys, (int)head, error.out_error,
-                  error.bound);
-  }
-  free(out);
-  ref_result_free(&exact);
-  ref_result_free(&naive);
-}
+#include "tests/numeric/program_world.h"
 
 static void check_within(const char *text, double slack)
 {
@@ -256,10 +11,11 @@ static void check_within(const char *text, double slack)
   for (size_t t = 0; t < 3; t++)
     for (size_t n = 0; n < 3; n++) {
       struct world w;
-      open_world(&w, text, types[t], all[n]);
+      open_world(&w, text, &(struct compile_options){.target = TARGET_SM_80, .type = types[t]},
+                 all[n]);
       make_arrays(&w, all[n], 0);
       run_world(&w);
-      compare(&w, text, types[t], all[n], slack);
+      compare_within(&w, all[n], slack);
       close_world(&w);
     }
 }
@@ -327,7 +83,8 @@ static void check_summary(const char *text, const char *input, int64_t nan_every
     struct world w;
     if (strstr(text, "ragged") != NULL && n > 2) /* as many sequences as are shorter */
       break;
-    open_world(&w, text, DTYPE_F32, all[n]);
+    open_world(&w, text, &(struct compile_options){.target = TARGET_SM_80, .type = DTYPE_F32},
+               all[n]);
     make_arrays(&w, all[n], nan_every);
     run_world(&w);
     const struct tile_array *x = array_of(&w, input);

@@ -27,14 +27,19 @@ struct program {
   char *text;
 };
 
+static void open_text(struct program *p, const char *name)
+{
+  const char *error = tile_code_open(&p->code, p->text, NULL);
+  ck_assert_msg(error == NULL, "%s: %s", name, error);
+}
+
 static void open_program(struct program *p, const char *name)
 {
   char path[128];
   snprintf(path, sizeof(path), "tests/golden/tile/%s.tile", name);
   p->text = tile_read_file(path);
   ck_assert_msg(p->text != NULL, "cannot read %s", path);
-  const char *error = tile_code_open(&p->code, p->text, NULL);
-  ck_assert_msg(error == NULL, "%s: %s", name, error);
+  open_text(p, name);
 }
 
 static void close_program(struct program *p)
@@ -185,19 +190,21 @@ static double attend(const struct tile_array *q, const struct tile_array *k,
   double *scores = malloc((size_t)count * sizeof(*scores) + 1);
   double most = -(double)INFINITY;
   double sum = 0;
+  const int64_t dim = q->sizes[q->rank - 1];
   ck_assert_ptr_nonnull(scores);
   for (int64_t j = 0; j < count; j++) {
     scores[j] = 0;
-    for (int64_t c = 0; c < D; c++)
-      scores[j] += tile_array_get(q, row * D + c) * tile_array_get(k, (first + j) * D + c) * scale;
+    for (int64_t c = 0; c < dim; c++)
+      scores[j] +=
+          tile_array_get(q, row * dim + c) * tile_array_get(k, (first + j) * dim + c) * scale;
     most = fmax(most, scores[j]);
   }
-  memset(out, 0, D * sizeof(*out));
+  memset(out, 0, (size_t)dim * sizeof(*out));
   for (int64_t j = 0; j < count; j++)
     sum += exp(scores[j] - most);
   for (int64_t j = 0; j < count; j++)
-    for (int64_t c = 0; c < D; c++)
-      out[c] += exp(scores[j] - most) / sum * tile_array_get(v, (first + j) * D + c);
+    for (int64_t c = 0; c < dim; c++)
+      out[c] += exp(scores[j] - most) / sum * tile_array_get(v, (first + j) * dim + c);
   free(scores);
   return most + log(sum);
 }
@@ -244,6 +251,56 @@ START_TEST(flash_attention)
       double lse = attend(&t[0], &t[1], &t[2], row, row / n * n, row % n + 1, 0.125, out);
       for (int64_t c = 0; c < D; c++)
         expect(tile_array_get(&t[3], row * D + c), out[c], 5e-6, "o", row * D + c);
+      expect(tile_array_get(&t[4], row), lse, 2e-6, "lse", row);
+    }
+    FREE(t);
+  }
+  close_program(&p);
+}
+END_TEST
+
+/* The text with "tensor k f32" and "tensor v f32" of another type. */
+static void retype(char *text, const char *type)
+{
+  static const char *const tensors[] = {"tensor k f32[3]\n", "tensor v f32[3]\n"};
+  for (int k = 0; k < 2; k++) {
+    char *at = strstr(text, tensors[k]);
+    ck_assert_ptr_nonnull(at);
+    at += strlen("tensor k ");
+    size_t length = strlen(type);
+    memmove(at + length, at + 3, strlen(at + 3) + 1); /* f32 is no longer than the others */
+    memcpy(at, type, length);
+  }
+}
+
+/* Four heads against keys and values that are read where they lie, of every storage type. */
+START_TEST(decode)
+{
+  enum { HEADS = 4, DIM = 128 };
+  static const struct {
+    const char *name;
+    enum dtype type;
+  } types[] = {{"f32", DTYPE_F32}, {"f16", DTYPE_F16}, {"bf16", DTYPE_BF16}};
+  static const int64_t sizes[][2] = {{0, 3},  {1, 0},  {1, 1},  {2, 17},
+                                     {1, 63}, {3, 64}, {1, 65}, {2, 200}};
+  struct program p;
+  open_program(&p, "decode");
+  tile_code_close(&p.code);
+  retype(p.text, types[_i].name);
+  open_text(&p, types[_i].name);
+  for (size_t n = 0; n < sizeof(sizes) / sizeof(*sizes); n++) {
+    int64_t pairs = sizes[n][0], keys = sizes[n][1];
+    struct tile_array t[] = {array("q", DTYPE_F32, 3, pairs, HEADS, DIM),
+                             array("k", types[_i].type, 3, pairs, keys, DIM),
+                             array("v", types[_i].type, 3, pairs, keys, DIM),
+                             array("o", DTYPE_F32, 3, pairs, HEADS, DIM),
+                             array("lse", DTYPE_F32, 2, pairs, HEADS, 0)};
+    RUN(&p, t, {"s", (double)pairs}, {"n", (double)keys}, {"scale", 0.0625});
+    for (int64_t row = 0; row < pairs * HEADS; row++) {
+      double out[DIM];
+      double lse = attend(&t[0], &t[1], &t[2], row, row / HEADS * keys, keys, 0.0625, out);
+      for (int64_t c = 0; c < DIM; c++)
+        expect(tile_array_get(&t[3], row * DIM + c), out[c], 5e-6, "o", row * DIM + c);
       expect(tile_array_get(&t[4], row), lse, 2e-6, "lse", row);
     }
     FREE(t);
@@ -300,6 +357,7 @@ int main(void)
   tcase_add_test(tests, chunked_recurrence);
   tcase_add_test(tests, two_pass_weight);
   tcase_add_test(tests, flash_attention);
+  tcase_add_loop_test(tests, decode, 0, 3);
   tcase_add_test(tests, segments);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);

@@ -267,6 +267,29 @@ static const char *const bodies[] = {
     LOAD_W "%q: f32[_N_,_M_] = product %x transposed, %one_mm\n%t: f32[_M_,_N_] = map %x, %w => "
            "$0 + $1\n%y: f32[_M_,_N_] = map %x, %t => $0 * $1\n" STORE_Y
            "store %q to yt[%z, %z] rows 0 columns 1 live %ln, %lm\n",
+    /* second operands that few rows read where they lie, and what is done as they are read */
+    "%nn: index = scalar => _N_L\n%b: f32[_M_,_N_] = load h[%z, %z] rows 0 columns 1 live %lm, "
+    "%nn\n"
+    "%q: f32[_M_,_M_] = product %x, %b transposed\n%y: f32[_M_,_N_] = product %q, %b, %x\n" STORE_Y,
+    LOAD_U LOAD_V
+    "%nn: index = scalar => _N_L\n%b: f32[_M_,_N_] = load g[%z, %z] rows 0 columns 1 live %lm, "
+    "%nn\n"
+    "%t: f32[_M_,_N_] = map %b, %u, %v, %columns, %two => $0 * $1 + $2 * $4 - float($3)\n"
+    "%q: f32[_M_,_M_] = product %x, %t transposed\n%r: f32[_M_,1] = reduce max axis 1 %q\n" STORE_R,
+    LOAD_U LOAD_V
+    "%nn: index = scalar => _N_L\n%i: i32[_M_,_N_] = load c[%z, %z] rows 0 columns 1 live %lm, "
+    "%nn\n"
+    "%t: f32[_M_,_N_] = convert %i\n%t2: f32[_M_,_N_] = map %t, %v, %rows => $0 * $1 + float($2)\n"
+    "%c: f32[_M_,_N_] = scale_rows %x, %u\n%y: f32[_M_,_N_] = product %one_mm, %t2, %c\n" STORE_Y,
+    "%nn: index = scalar => _N_L\n%k: index = scalar => long(lm) * 3L - 1L\n"
+    "%t: f32[_M3_,_N_] = load e[%z, %z, %z] rows 0 group 1 by 3 columns 2 live %k, %nn\n"
+    "%q: f32[_M_,_M3_] = product %x, %t transposed\n%r: f32[_M_,1] = reduce max axis 1 %q\n"
+    "%y: f32[_M_,_N_] = product %q, %t\n" STORE_R STORE_Y,
+    /* a carried operand changes before the product, which must not see it */
+    "%end: index = scalar => 2L\n%y: f32[_M_,_N_] = for %j = %z to %end step 1 carry (%c = %x) {\n"
+    "%t: f32[_M_,_N_] = map %c => $0 * 2.0\n%q: f32[_M_,_N_] = map %c => $0 - 1.0\n"
+    "%p2: f32[_M_,_M_] = product %x, %t transposed\n%r: f32[_M_,1] = reduce max axis 1 %p2\n"
+    "store %r to r[%z] rows 0 live %lm, %one\nyield %q\n}\n" STORE_Y,
     "%a: f32[_M_,_K_] = load a[%z, %z] rows 0 columns 1 live %all, %all\n"
     "%b: f32[_N_,_K_] = load p[%z, %z] rows 0 columns 1 live %z, %z\n"
     "%q: f32[1,_K_] = reduce max axis 0 %a\n%s0: f32 = scalar => f\n"
@@ -405,7 +428,8 @@ static void run_body(const char *body, bool row_major, struct sizes sizes,
 
 START_TEST(bodies_at_every_size)
 {
-  static const struct sizes sizes[] = {{40, 21, 4}, {16, 16, 8}, {1, 19, 5}, {33, 1, 3}, {5, 3, 7}};
+  static const struct sizes sizes[] = {{40, 21, 4}, {16, 16, 8}, {1, 19, 5},
+                                       {33, 1, 3},  {5, 3, 7},   {4, 32, 16}};
   for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
     if ((sizes[s].m < 2 || sizes[s].n < 2) && strstr(bodies[_i], "load x[%z, %one]") != NULL)
       continue;
@@ -419,11 +443,9 @@ START_TEST(bodies_at_every_size)
 }
 END_TEST
 
-/* One product with every choice of transposes and accumulator, at sizes that `number` decides. */
-static void run_product(unsigned number, int variant)
+/* One product with every choice of transposes and accumulator. */
+static void run_product(struct sizes sizes, int variant, const struct schedule *schedule)
 {
-  struct sizes sizes = {(int)(number * 7u % 40) + 1, (int)(number * 29u % 70) + 1,
-                        (int)(number * 13u % 50) + 1};
   bool turn_a = variant & 1, turn_b = variant & 2, splat = variant & 4, loaded = variant & 8;
   const char *text = arena_format(
       &arena,
@@ -440,7 +462,7 @@ static void run_product(unsigned number, int variant)
       turn_a ? " transposed" : "", turn_b ? " transposed" : "", splat || loaded ? ", %c" : "");
   text = instantiate(text, sizes);
   struct tile_code code;
-  const char *error = tile_code_open(&code, text, &schedules[number % SCHEDULES]);
+  const char *error = tile_code_open(&code, text, schedule);
   ck_assert_msg(error == NULL, "%s\n%s", error, text);
   int64_t m = sizes.m, n = sizes.n, k = sizes.k;
   struct tile_array arrays[] = {array("a", DTYPE_F32, 2, turn_a ? k : m, turn_a ? m : k, 0),
@@ -457,8 +479,24 @@ static void run_product(unsigned number, int variant)
 
 START_TEST(products_of_every_form)
 {
-  for (unsigned number = 0; number < 18; number++)
-    run_product(number * 37u + (unsigned)_i * 11u, _i);
+  for (unsigned turn = 0; turn < 18; turn++) {
+    unsigned number = turn * 37u + (unsigned)_i * 11u;
+    struct sizes sizes = {(int)(number * 7u % 40) + 1, (int)(number * 29u % 70) + 1,
+                          (int)(number * 13u % 50) + 1};
+    run_product(sizes, _i, &schedules[number % SCHEDULES]);
+  }
+}
+END_TEST
+
+/* Up to one more than the rows that are not put into panels; sizes that fill vectors and blocks,
+ * and others. */
+START_TEST(products_of_few_rows)
+{
+  static const int inner[] = {16, 37, 64, 7};
+  for (int m = 1; m <= 9; m++) {
+    struct sizes sizes = {m, m % 2 == 0 ? 48 : 27 + m, inner[m % 4]};
+    run_product(sizes, _i, &schedules[m == 5 ? 1 : 0]);
+  }
 }
 END_TEST
 
@@ -469,6 +507,7 @@ int main(void)
   tcase_add_checked_fixture(tests, setup, teardown);
   tcase_add_loop_test(tests, bodies_at_every_size, 0, sizeof(bodies) / sizeof(*bodies));
   tcase_add_loop_test(tests, products_of_every_form, 0, 16);
+  tcase_add_loop_test(tests, products_of_few_rows, 0, 16);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

@@ -75,8 +75,7 @@ static inline bool tile_read_element(void *user, uint32_t tensor, const int64_t 
     }
     offset += indices[k] * a->strides[k];
   }
-  bool real = a->type == DTYPE_F32 || a->type == DTYPE_F16 || a->type == DTYPE_BF16;
-  if (real)
+  if (tile_array_is_real(a))
     value->f = dtype_load(a->type, a->data, offset);
   else
     value->i = ref_load_integer(a->type, a->data, offset);
@@ -94,7 +93,7 @@ static inline int64_t tile_offset(struct tile_interpreter *t, const struct tile_
     return -1;
   int64_t offset = 0;
   for (uint32_t d = 0; d < a->rank; d++) {
-    int64_t index = tile_integer(t, op->operands[first + d]);
+    int64_t index = tile_at(t, op->operands[first + d], m, 0).i;
     if (d == op->access.row_dim)
       index += m / op->access.row_group;
     if (d == op->access.group_dim)
@@ -106,11 +105,21 @@ static inline int64_t tile_offset(struct tile_interpreter *t, const struct tile_
   return offset;
 }
 
+/* Types of 8 bits take the nearest number that they have; the others what dtype_store makes of it.
+ */
+static inline void tile_store_element(struct tile_array *a, int64_t offset, double value)
+{
+  double most = a->type == DTYPE_E4M3 ? 448 : a->type == DTYPE_E5M2 ? 57344 : (double)INFINITY;
+  if (fabs(value) > most)
+    value = copysign(most, value);
+  dtype_store(a->type, a->data, offset, value);
+}
+
 static inline void tile_memory(struct tile_interpreter *t, const struct tile_op *op)
 {
   const struct tile_value *tile = op->kind == TILE_LOAD ? op->results[0] : op->operands[0];
   uint32_t first = op->kind == TILE_LOAD ? 0 : 1;
-  const struct tile_array *a =
+  struct tile_array *a =
       tile_launch_array(t->launch, t->kernel->tensors.items[op->access.tensor].name);
   bool real = tile_is_real(tile->type.element);
   union expr_value *elements =
@@ -124,7 +133,7 @@ static inline void tile_memory(struct tile_interpreter *t, const struct tile_op 
       if (op->kind == TILE_ACCUMULATE)
         value += dtype_load(a->type, a->data, offset);
       if (op->kind != TILE_LOAD)
-        dtype_store(a->type, a->data, offset, value);
+        tile_store_element(a, offset, value);
       else if (real)
         elements->f = dtype_load(a->type, a->data, offset);
       else

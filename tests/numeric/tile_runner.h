@@ -12,6 +12,7 @@
 
 #include "compiler/pipeline.h"
 #include "compiler/reference/reference.h"
+#include "compiler/tile/text.h"
 #ifdef TILE_ON_DEVICE
 #include "compiler/tile/tasks.h"
 #include "tests/device/device.h"
@@ -144,6 +145,11 @@ struct tile_array {
   uint64_t device;       /* TILE_ON_DEVICE, while kernels run: `map` on the device */
 };
 
+static inline bool tile_array_is_real(const struct tile_array *a)
+{
+  return tile_read_type(a->type) == EXPR_FLOAT;
+}
+
 /* Where element number `k`, counted in row-major order, lies: in elements from `data`. */
 static inline int64_t tile_array_offset(const struct tile_array *a, int64_t k)
 {
@@ -166,11 +172,13 @@ static inline void tile_array_set(struct tile_array *a, int64_t k, double value)
 }
 
 /* `pads` (or NULL): by how much each dimension's extent in memory exceeds its size; the strides
- * follow. Elements start as NaN, -1 or true. Exits when memory runs out. */
+ * follow, and are multiples of a byte. Elements start as NaN, -1 or true. Exits when memory runs
+ * out. */
 static inline struct tile_array tile_array_new(const char *name, enum dtype type, uint32_t rank,
                                                const int64_t *sizes, const int64_t *pads)
 {
   struct tile_array a = {.name = name, .type = type, .rank = rank, .count = 1};
+  int64_t per_byte = tile_elements_per_byte(type);
   int64_t stride = 1;
   int64_t span = 1;
   for (uint32_t d = rank; d > 0; d--) {
@@ -179,9 +187,11 @@ static inline struct tile_array tile_array_new(const char *name, enum dtype type
     a.count *= sizes[d - 1];
     span += (sizes[d - 1] - 1) * stride;
     stride *= sizes[d - 1] + (pads == NULL ? 0 : pads[d - 1]);
+    stride = (stride + per_byte - 1) / per_byte * per_byte;
   }
   size_t page = (size_t)sysconf(_SC_PAGESIZE);
-  size_t used = a.count == 0 ? 0 : (size_t)span * dtype_size(type);
+  size_t size = per_byte > 1 ? 1 : dtype_size(type);
+  size_t used = a.count == 0 ? 0 : (size_t)((span + per_byte - 1) / per_byte) * size;
   a.bytes = (used + 256 + page - 1) / page * page;
   a.map = mmap(NULL, a.bytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   a.before = malloc(a.bytes);
@@ -200,8 +210,7 @@ static inline struct tile_array tile_array_new(const char *name, enum dtype type
   a.data = a.map + a.bytes - used;
   size_t first = (size_t)(a.data - a.map);
   for (int64_t k = 0; k < a.count; k++)
-    memset(a.inside + first + (size_t)tile_array_offset(&a, k) * dtype_size(type), 1,
-           dtype_size(type));
+    memset(a.inside + first + (size_t)(tile_array_offset(&a, k) / per_byte) * size, 1, size);
   if (type == DTYPE_BOOL)
     memset(a.data, 1, used);
   return a;
@@ -218,7 +227,7 @@ static inline void tile_array_free(struct tile_array *a)
 static inline struct tile_array tile_array_clone(const struct tile_array *a)
 {
   int64_t pads[SPEC_MAX_RANK] = {0};
-  for (uint32_t d = 1; d < a->rank && a->count != 0; d++)
+  for (uint32_t d = 1; d < a->rank && a->count != 0; d++) /* rounded as the strides are */
     pads[d] = a->strides[d - 1] / a->strides[d] - a->sizes[d];
   struct tile_array copy = tile_array_new(a->name, a->type, a->rank, a->sizes, pads);
   memcpy(copy.map, a->map, a->bytes);
@@ -237,7 +246,7 @@ static inline void tile_array_fill(struct tile_array *a, uint32_t seed)
       value = number > 0;
     else if (a->type == DTYPE_U8)
       value = number + 16;
-    else if (a->type == DTYPE_I8 || a->type == DTYPE_I32 || a->type == DTYPE_I64)
+    else if (!tile_array_is_real(a))
       value = number;
     tile_array_set(a, k, value);
   }

@@ -77,7 +77,7 @@ static struct unit *check_text(const char *text)
   struct unit_source source = {.name = "t.attn", .text = text, .length = strlen(text)};
   struct unit *unit;
   ck_assert_msg(unit_check(&source, &sink, &unit) == ATTN_OK, "%s", error);
-  unit->type = DTYPE_F32;
+  unit->variant.type = DTYPE_F32;
   return unit;
 }
 
@@ -460,13 +460,13 @@ START_TEST(types_settled_by_q)
   DLTensor q = {.dtype = {kDLBfloat, 16, 1}};
   attn_arguments arguments = ATTN_ARGUMENTS_INIT;
   enum dtype type;
-  ck_assert_int_eq(arguments_type(unit, &arguments, &sink, &type), ATTN_ERROR_ARGUMENT);
+  ck_assert_int_eq(arguments_type(unit, "q", arguments.q, &sink, &type), ATTN_ERROR_ARGUMENT);
   ck_assert_str_eq(text, "q is missing");
   arguments.q = &q;
-  ck_assert_int_eq(arguments_type(unit, &arguments, &sink, &type), ATTN_OK);
+  ck_assert_int_eq(arguments_type(unit, "q", arguments.q, &sink, &type), ATTN_OK);
   ck_assert_int_eq(type, DTYPE_BF16);
   q.dtype = i32;
-  ck_assert_int_eq(arguments_type(unit, &arguments, &sink, &type), ATTN_ERROR_ARGUMENT);
+  ck_assert_int_eq(arguments_type(unit, "q", arguments.q, &sink, &type), ATTN_ERROR_ARGUMENT);
   ck_assert_str_eq(text, "q: the type is i32, it must be f32, f16 or bf16");
   unit_release(unit);
 }

@@ -79,16 +79,15 @@ START_TEST(storage_types_and_their_scales_count)
 {
   ck_assert_double_eq(
       token_of("attention a { heads 2\n dim 64\n cache dense, k = e4m3, v = int8 }"),
-      2 * (64 + 2 + 64 + 2));
+      2 * (64 + 4 + 64 + 4));
   ck_assert_double_eq(
       token_of("attention a { heads 2\n dim 64\n cache dense, k = int4(group = 16), v = int2 }"),
       2 * (32 + 4 * 2 + 16 + 2));
   /* Along a channel a scale serves 32 tokens. */
   const char *kivi = "attention a { heads 2\n dim 64\n cache dense, "
-                     "k = int2(axis = channel, group = 32, residual = 10), v = f16 }";
+                     "k = int2(axis = channel, group = 32, residual = 64), v = f16 }";
   ck_assert_double_eq(token_of(kivi), 2 * (16 + 64.0 / 32 * 2 + 128));
-  ck_assert_double_eq(context_of(kivi, 100), 10 * 2 * 256 + 90 * 2 * (16 + 4 + 128));
-  ck_assert_double_eq(context_of(kivi, 4), 4 * 2 * 256);
+  ck_assert_double_eq(context_of(kivi, 100), 64 * 2 * 128 + 100 * 2 * (16 + 4 + 128));
 }
 END_TEST
 

@@ -175,10 +175,9 @@ START_TEST(rotary_fields)
 {
   struct run run;
   const struct spec *spec = check_good(
-      &run,
-      "attention a {\n heads 1\n dim 128\n position rope(dim = 32, from = 64, repeat = 2,\n"
-      " pairing = interleaved)\n cache ring(64, sinks = 4), k = int8(axis = channel, group = 16),\n"
-      " rope = read, positions = slot\n}\n");
+      &run, "attention a {\n heads 1\n dim 128\n position rope(dim = 32, from = 64, repeat = 2,\n"
+            " pairing = interleaved)\n cache ring(64, sinks = 4), k = int8(axis = channel),\n"
+            " rope = read, positions = slot\n}\n");
   ck_assert(spec->has_rotary);
   ck_assert_uint_eq(spec->rotary.from, 64);
   ck_assert_uint_eq(spec->rotary.dim, 32);

@@ -28,14 +28,19 @@ static void open_spec(struct world *w, const char *text)
   w->spec = file->specs.items[0];
 }
 
+static const struct compiled *build_options(struct world *w, const struct compile_options *options)
+{
+  struct compiled *compiled = compile_build(&w->arena, w->spec, options, &w->diagnostics);
+  ck_assert_msg(compiled != NULL, "%s", diagnostics_print(&w->diagnostics, false));
+  ck_assert_ptr_null(tile_verify(&w->arena, compiled->program));
+  return compiled;
+}
+
 static const struct compiled *build_with(struct world *w, enum dtype type, struct schedule schedule)
 {
   const struct compile_options options = {
       .target = TARGET_SM_80, .type = type, .schedule = schedule};
-  struct compiled *compiled = compile_build(&w->arena, w->spec, &options, &w->diagnostics);
-  ck_assert_msg(compiled != NULL, "%s", diagnostics_print(&w->diagnostics, false));
-  ck_assert_ptr_null(tile_verify(&w->arena, compiled->program));
-  return compiled;
+  return build_options(w, &options);
 }
 
 static struct budget budget_with(struct world *w, enum dtype type, struct schedule schedule)
@@ -226,6 +231,128 @@ START_TEST(odd_ones_fit)
 }
 END_TEST
 
+/* ---- decoding ---- */
+
+static struct schedule decode_schedule(const char *text, struct compile_options options)
+{
+  struct world w;
+  open_spec(&w, text);
+  options.kernel = KERNEL_DECODE;
+  const struct compiled *compiled = build_options(&w, &options);
+  struct schedule used = compiled->options.schedule;
+  if (options.target != TARGET_HOST) {
+    struct budget budget = budget_of_program(&w.arena, compiled->program, &used);
+    ck_assert_msg(budget.registers <= BUDGET_REGISTERS, "%s: %u registers", text, budget.registers);
+    ck_assert_msg(budget.shared <= BUDGET_MOST_SHARED, "%s: %zu bytes", text, budget.shared);
+    ck_assert_ptr_null(schedule_is_wrong(&used));
+  }
+  arena_free(&w.arena);
+  return used;
+}
+
+static const char *heads_text(char text[256], uint32_t heads, uint32_t kv_heads, uint32_t dim)
+{
+  snprintf(text, 256, "attention a {\n heads q = %u, kv = %u\n dim %u\n mask causal\n}\n", heads,
+           kv_heads, dim);
+  return text;
+}
+
+/* Rows of a tile: the heads of a group times the rows of a launch, full blocks of 16 on GPUs. */
+START_TEST(decode_tiles_hold_groups)
+{
+  static const struct {
+    uint32_t heads, kv_heads, queries, host_rows, gpu_rows;
+  } cases[] = {{8, 8, 1, 1, 16},   {8, 2, 1, 4, 16},   {8, 1, 2, 16, 16},   {14, 2, 1, 7, 14},
+               {8, 2, 16, 64, 64}, {8, 1, 16, 64, 64}, {128, 1, 1, 64, 64}, {71, 1, 1, 1, 16}};
+  for (size_t k = 0; k < sizeof(cases) / sizeof(cases[0]); k++) {
+    char text[256];
+    heads_text(text, cases[k].heads, cases[k].kv_heads, 64);
+    struct compile_options options = {.type = DTYPE_F16, .queries = cases[k].queries};
+    ck_assert_uint_eq(decode_schedule(text, options).rows, cases[k].host_rows);
+    options.target = TARGET_SM_80;
+    ck_assert_uint_eq(decode_schedule(text, options).rows, cases[k].gpu_rows);
+  }
+}
+END_TEST
+
+START_TEST(decode_schedules_fit)
+{
+  static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+  for (uint32_t dim = 16; dim <= 256; dim += 24)
+    for (uint32_t t = 0; t < 3; t++) {
+      char text[256];
+      heads_text(text, 32, 2, dim);
+      const struct compile_options options = {
+          .target = TARGET_SM_80, .type = types[t], .queries = 1u << dim / 24 % 5};
+      struct schedule used = decode_schedule(text, options);
+      if (used.rows <= 16) /* no warp is left without rows */
+        ck_assert_uint_eq(used.column_warps, used.warps);
+      ck_assert_uint_gt(used.tasks, 132);
+    }
+  const struct compile_options latent = {.target = TARGET_SM_80, .type = DTYPE_BF16};
+  decode_schedule(
+      "attention a {\n heads q = 128, kv = 1\n dim qk = 576, v = 512\n value k[0:512]\n}\n",
+      latent);
+}
+END_TEST
+
+START_TEST(parts_can_be_asked_for)
+{
+  struct compile_options options = {.type = DTYPE_F32};
+  char text[256];
+  heads_text(text, 8, 2, 64);
+  ck_assert_uint_eq(decode_schedule(text, options).tasks, 64);
+  ck_assert_uint_eq(decode_schedule(text, options).part, 256);
+  options.schedule = (struct schedule){.tasks = SCHEDULE_ALL_TASKS, .part = 512};
+  ck_assert_uint_eq(decode_schedule(text, options).tasks, SCHEDULE_ALL_TASKS);
+  ck_assert_uint_eq(decode_schedule(text, options).part, 512);
+}
+END_TEST
+
+static void expect_queries(const char *text, enum target target, int64_t nq, uint32_t wanted)
+{
+  struct world w;
+  open_spec(&w, text);
+  uint32_t queries = decode_queries(w.spec, target, nq);
+  ck_assert_msg(queries == wanted, "%s%s, %lld rows: for %u, not %u", text, target_name(target),
+                (long long)nq, queries, wanted);
+  arena_free(&w.arena);
+}
+
+START_TEST(launches_find_their_decode_kernel)
+{
+  char text[256];
+  heads_text(text, 8, 2, 64);
+  const int64_t none[] = {INT64_MIN, -1, 0, 17, UINT32_MAX, INT64_MAX};
+  for (size_t k = 0; k < sizeof(none) / sizeof(none[0]); k++) {
+    expect_queries(text, TARGET_HOST, none[k], 0);
+    expect_queries(text, TARGET_SM_80, none[k], 0);
+  }
+  expect_queries(text, TARGET_HOST, 1, 1);
+  expect_queries(text, TARGET_HOST, 2, 2);
+  expect_queries(text, TARGET_HOST, 3, 4);
+  expect_queries(text, TARGET_HOST, 16, 16);
+  /* Four heads and four rows fill a block. */
+  expect_queries(text, TARGET_SM_80, 1, 4);
+  expect_queries(text, TARGET_SM_80, 4, 4);
+  expect_queries(text, TARGET_SM_80, 5, 8);
+  heads_text(text, 8, 8, 64);
+  expect_queries(text, TARGET_SM_80, 1, 16);
+  heads_text(text, 32, 1, 64); /* 16 rows would read keys eight times */
+  expect_queries(text, TARGET_HOST, 1, 1);
+  expect_queries(text, TARGET_HOST, 4, 4);
+  expect_queries(text, TARGET_HOST, 16, 0);
+  heads_text(text, 128, 1, 64);
+  expect_queries(text, TARGET_SM_80, 1, 1);
+  expect_queries(text, TARGET_SM_80, 16, 0);
+  /* What is not split gains where a tile has few rows. */
+  const char *twice = "attention a {\n heads q = 8, kv = 2\n dim 64\n normalize sparsemax\n}\n";
+  expect_queries(twice, TARGET_HOST, 2, 2);
+  expect_queries(twice, TARGET_HOST, 3, 0);
+  expect_queries(twice, TARGET_SM_80, 3, 4);
+}
+END_TEST
+
 START_TEST(what_is_asked_for_stays)
 {
   struct world w;
@@ -328,6 +455,10 @@ int main(void)
   tcase_add_test(tcase, more_asks_for_more);
   tcase_add_test(tcase, every_size_fits);
   tcase_add_test(tcase, odd_ones_fit);
+  tcase_add_test(tcase, decode_tiles_hold_groups);
+  tcase_add_test(tcase, decode_schedules_fit);
+  tcase_add_test(tcase, parts_can_be_asked_for);
+  tcase_add_test(tcase, launches_find_their_decode_kernel);
   tcase_add_test(tcase, what_is_asked_for_stays);
   tcase_add_test(tcase, wrong_schedules_are_errors);
   tcase_add_test(tcase, wrapped_programs_get_warps);

@@ -8,7 +8,8 @@ START_TEST(hand_written_programs)
 {
   static const char *const names[] = {
       "matmul_epilogue",    "column_sum",      "two_pass_weight", "transposed_product",
-      "chunked_recurrence", "flash_attention", "segments",        "every_op",
+      "chunked_recurrence", "flash_attention", "decode",          "segments",
+      "every_op",
   };
   for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
     const char *path = arena_format(&arena, "tests/golden/tile/%s.tile", names[k]);

@@ -80,11 +80,13 @@ static inline char *read_file(const char *path)
 #define TILE_PREAMBLE                                                                              \
   "kernel t\n"                                                                                     \
   "  tensor x f32[2]\n  tensor y f32[2] written\n  tensor z i32[1]\n  tensor h f16[3]\n"           \
+  "  tensor d int4[3]\n  tensor u u8[2] written\n  tensor s e4m3[2] written\n"                     \
   "  param n int\n  param g float\n  site tensor 4 dim 0\n{\n"                                     \
   "  %e: index = scalar => long(n)\nparallel (%i) < (%e) {\n"                                      \
   "%c: bool = scalar => n < 3\n%k: i32 = scalar => n\n%f: f32 = scalar => g\n"                     \
   "%a: f32[32,16] = load x[%i, %k] rows 0 columns 1 live %e, %e\n"                                 \
   "%q: f16[32,16] = load h[%i, %i, %k] rows 0 columns 2 live %e, %e\n"                             \
-  "%r: f32[32,1] = reduce sum axis 1 %a\n"
+  "%r: f32[32,1] = reduce sum axis 1 %a\n"                                                         \
+  "%o: i32[32,1] = load z[%i] rows 0 live %e, %e\n"
 
 #endif

@@ -156,6 +156,8 @@ LLVMValueRef host_element(struct host *h, const struct tile_value *value,
     LLVMValueRef stored = emit_load(e, type, emit_address(e, type, place->base, offset), 1);
     return host_from_memory(h, value->type.element, stored);
   }
+  case HOST_VIEW:
+  case HOST_LAZY:
   case HOST_ROWS:
   case HOST_UNSET: break;
   }
@@ -214,21 +216,18 @@ static void fill(struct host *h, const struct host_value *to, struct tile_type t
   emit_loop_end(e, &loop, NULL);
 }
 
+/* In whole vectors: buffers are aligned to more than one, so that nothing else lies where the last
+ * one ends. */
 static void copy_bytes(struct host *h, const struct host_value *from, const struct host_value *to,
                        size_t bytes)
 {
   struct emit *e = &h->e;
   LLVMTypeRef type = emit_vector_type(e, e->i32);
   struct emit_loop loop;
-  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, (int64_t)(bytes - bytes % (4 * e->lanes))),
-                  4 * e->lanes, NULL, 0);
+  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, (int64_t)bytes), 4 * e->lanes, NULL, 0);
   emit_store(e, emit_load(e, type, emit_address(e, e->i8, from->base, loop.index), 1),
              emit_address(e, e->i8, to->base, loop.index), 1);
   emit_loop_end(e, &loop, NULL);
-  for (size_t k = bytes - bytes % (4 * e->lanes); k < bytes; k++)
-    emit_store(e,
-               emit_load(e, e->i8, emit_address(e, e->i8, from->base, emit_i64(e, (int64_t)k)), 1),
-               emit_address(e, e->i8, to->base, emit_i64(e, (int64_t)k)), 1);
 }
 
 void host_copy(struct host *h, const struct tile_value *from, const struct host_value *to,

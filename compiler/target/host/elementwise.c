@@ -134,7 +134,7 @@ struct rowwise {
   LLVMValueRef row, first;   /* i64: outer index, first of the lanes */
 };
 
-static LLVMValueRef lane_mask(struct host *h, LLVMValueRef first, uint32_t count)
+LLVMValueRef host_lane_mask(struct host *h, LLVMValueRef first, uint32_t count)
 {
   struct emit *e = &h->e;
   LLVMValueRef start = emit_broadcast(e, LLVMBuildTrunc(e->builder, first, e->i32, ""));
@@ -199,7 +199,7 @@ static void begin_expression(struct rowwise *r)
   x->operand = operand_value;
   x->user = r;
   if (r->count % r->h->e.lanes != 0)
-    x->active = lane_mask(r->h, r->first, r->count);
+    x->active = host_lane_mask(r->h, r->first, r->count);
 }
 
 /* The value of an elementwise op at the lanes at hand. */
@@ -330,7 +330,7 @@ static void reduce(struct rowwise *r, uint32_t rows, uint32_t columns)
     r->first = inner.index;
     LLVMValueRef lanes = emit_broadcast(e, operand_value(r, 0));
     if (columns % e->lanes != 0)
-      lanes = emit_select(e, lane_mask(h, inner.index, columns), lanes, start);
+      lanes = emit_select(e, host_lane_mask(h, inner.index, columns), lanes, start);
     LLVMValueRef next = host_reduce_step(h, op->reduction, inner.carried[0], lanes);
     emit_loop_end(e, &inner, &next);
     LLVMValueRef total = host_reduce_lanes(h, op->reduction, inner.result[0]);
@@ -365,7 +365,7 @@ static void check(struct rowwise *r, uint32_t rows, uint32_t columns)
   LLVMValueRef ok = emit_expression(&h->expression, r->op->expr);
   LLVMValueRef index = emit_expression(&h->expression, r->op->expr2);
   LLVMValueRef bad = LLVMBuildNot(e->builder, emit_broadcast(e, ok), "");
-  bad = LLVMBuildAnd(e->builder, bad, lane_mask(h, inner.index, columns), "");
+  bad = LLVMBuildAnd(e->builder, bad, host_lane_mask(h, inner.index, columns), "");
   host_check_lanes(h, r->op, bad, index);
   emit_loop_end(e, &inner, NULL);
   emit_loop_end(e, &outer, NULL);
@@ -423,8 +423,8 @@ void host_rowwise(struct host *h, struct tile_op *op)
                       ? *place
                       : host_as_layout(h, op->operands[k], TILE_LAYOUT_ROW_MAJOR);
   }
-  if (op->result_count != 0)
-    host_place(h, op->results[0]);
+  if (op->result_count != 0 && host_value(h, op->results[0])->kind != HOST_MEMORY)
+    host_place(h, op->results[0]); /* else it goes where a carried value lies */
   struct tile_type shape = loop_shape(op);
   r.flat = shape.columns == 1 && shape.rows > 1;
   uint32_t rows = r.flat ? 1 : shape.rows;

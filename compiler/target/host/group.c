@@ -7,6 +7,8 @@
  */
 #include "compiler/target/host/panel.h"
 
+#include <string.h>
+
 void host_group_add(struct host *h, struct tile_op *op, uint32_t rows)
 {
   if (h->group.count != 0 && h->group_rows != rows)
@@ -145,6 +147,54 @@ static void store_rows(struct panel_loop *g, const struct tile_value *value)
                       place->rows[v]);
 }
 
+/* Whether the op may be done before pending ops that it does not read. */
+static bool moves_freely(const struct tile_op *op)
+{
+  return (tile_op_infos[op->kind].flags & TILE_PURE) != 0 && op->kind != TILE_PRODUCT &&
+         op->kind != TILE_CONTRACT && op->kind != TILE_LOAD;
+}
+
+bool host_group_flush_for(struct host *h, const struct tile_op *op)
+{
+  size_t count = h->group.count, needed = 0;
+  bool *wanted = ARENA_ARRAY(h->arena, bool, h->kernel->value_count);
+  for (uint32_t k = 0; k < op->operand_count; k++)
+    wanted[op->operands[k]->id] = true;
+  struct tile_op **first = ARENA_ARRAY(h->arena, struct tile_op *, count);
+  struct tile_op **rest = ARENA_ARRAY(h->arena, struct tile_op *, count);
+  for (size_t k = count; k-- > 0;) {
+    struct tile_op *pending = h->group.items[k];
+    if (pending->kind == TILE_STORE || pending->kind == TILE_ACCUMULATE)
+      return false; /* what goes before may read there */
+    if (pending->result_count == 0 || !wanted[pending->results[0]->id])
+      continue;
+    if (!moves_freely(pending) || host_value(h, pending->results[0])->kind != HOST_UNSET)
+      return false;
+    for (uint32_t n = 0; n < pending->operand_count; n++)
+      wanted[pending->operands[n]->id] = true;
+    needed++;
+  }
+  size_t to_first = 0, to_rest = 0;
+  for (size_t k = 0; k < count; k++) {
+    struct tile_op *pending = h->group.items[k];
+    bool now = pending->result_count != 0 && wanted[pending->results[0]->id];
+    if (now)
+      first[to_first++] = pending;
+    else
+      rest[to_rest++] = pending;
+  }
+  if (needed == 0 || to_rest == 0)
+    return false;
+  uint32_t rows = h->group_rows;
+  h->group.count = to_first;
+  memcpy(h->group.items, first, to_first * sizeof(*first));
+  host_group_flush(h);
+  h->group_rows = rows;
+  h->group.count = to_rest;
+  memcpy(h->group.items, rest, to_rest * sizeof(*rest));
+  return true;
+}
+
 void host_group_flush(struct host *h)
 {
   if (h->group.count == 0)
@@ -178,6 +228,7 @@ void host_group_flush(struct host *h)
   struct emit_loop loop;
   emit_loop_begin(e, &loop, emit_i64(e, 0), host_panel_count(h, g.rows), 1, NULL, 0);
   g.panel = loop.index;
+  panel_begin_limits(&g);
   for (size_t k = 0; k < count; k++) {
     const struct tile_op *op = h->group.items[k];
     for (uint32_t n = 0; n < op->operand_count; n++)

@@ -69,29 +69,15 @@ void group_product(struct panel_loop *g, const struct tile_op *op,
   if (scale != NULL)
     accumulator = scale->operands[0];
   panel_place_result(g, result);
-  bool one_row = result->type.rows == 1;
-  LLVMValueRef c;
-  if (one_row)
-    c = host_allocate(h, host_tile_bytes(h,
-                                         (struct tile_type){.rows = h->panel_rows,
-                                                            .columns = result->type.columns,
-                                                            .element = TILE_F32},
-                                         TILE_LAYOUT_PANEL));
-  else
-    c = host_panel_base(h, result, g->panel);
+  LLVMValueRef c = host_panel_base(h, result, g->panel);
   bool splat_zero = false;
   if (accumulator != NULL) {
     struct host_value *place = host_value(h, accumulator);
     splat_zero = place->kind == HOST_SPLAT && scale == NULL &&
                  LLVMIsAConstantFP(place->scalar) != NULL && LLVMIsNull(place->scalar);
-    if (one_row) {
-      struct host_value panel = host_as_layout(h, accumulator, TILE_LAYOUT_PANEL);
-      host_value(h, accumulator)->base = panel.base;
+    if (!splat_zero && (place->kind != HOST_MEMORY || panel_is_vector_tile(g, accumulator) ||
+                        place->base != host_value(h, result)->base))
       copy_panel(g, accumulator, c);
-    } else if (!splat_zero && (place->kind != HOST_MEMORY || panel_is_vector_tile(g, accumulator) ||
-                               place->base != host_value(h, result)->base)) {
-      copy_panel(g, accumulator, c);
-    }
   }
   LLVMValueRef a;
   LLVMValueRef a_stride = NULL;
@@ -105,16 +91,16 @@ void group_product(struct panel_loop *g, const struct tile_op *op,
   } else {
     a = panel_memory(g, op->operands[0]);
   }
-  const LLVMValueRef *factor = scale == NULL ? NULL : host_value(h, scale->operands[1])->rows;
-  host_product(h, op, a, a_stride, b, c, factor, accumulator != NULL && !splat_zero);
-  if (one_row) { /* lane 0 of every column is the row */
-    struct emit_loop loop;
-    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, result->type.columns), 1, NULL, 0);
-    LLVMValueRef offset = LLVMBuildMul(e->builder, loop.index, emit_i64(e, h->panel_rows), "");
-    LLVMValueRef element = emit_load(e, e->f32, emit_address(e, e->f32, c, offset), 4);
-    emit_store(e, element, emit_address(e, e->f32, host_value(h, result)->base, loop.index), 4);
-    emit_loop_end(e, &loop, NULL);
-  }
+  struct host_operands operands = {
+      .a = a,
+      .a_stride = a_stride,
+      .b = b,
+      .c = c,
+      .factor = scale == NULL ? NULL : host_value(h, scale->operands[1])->rows,
+      .accumulate = accumulator != NULL && !splat_zero,
+      .columns = panel_range(g, result),
+      .inner = a_stride == NULL ? panel_range(g, op->operands[0]) : NULL};
+  host_product(h, op, &operands);
   load_rows(g, result);
 }
 
@@ -129,8 +115,10 @@ void group_contract(struct panel_loop *g, const struct tile_op *op, const struct
   LLVMValueRef zero[HOST_MAX_ROW_VECTORS];
   for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
     zero[v] = LLVMConstNull(emit_vector_type(e, e->f32));
+  const struct host_range *range = panel_range(g, result);
   struct emit_loop columns;
-  emit_loop_begin(e, &columns, emit_i64(e, 0), emit_i64(e, result->type.columns), 1, NULL, 0);
+  emit_loop_begin(e, &columns, range == NULL ? emit_i64(e, 0) : range->first,
+                  range == NULL ? emit_i64(e, result->type.columns) : range->end, 1, NULL, 0);
   struct emit_loop inner;
   emit_loop_begin(e, &inner, emit_i64(e, 0), emit_i64(e, op->operands[0]->type.columns), 1, zero,
                   h->schedule.row_vectors);
@@ -149,18 +137,12 @@ void group_contract(struct panel_loop *g, const struct tile_op *op, const struct
     g->elements[b_value->id][g->vector] = NULL;
   }
   emit_loop_end(e, &inner, next);
-  if (result->type.rows == 1) { /* every lane is the one row */
-    LLVMValueRef sum = LLVMBuildExtractElement(e->builder, inner.result[0], emit_i32(e, 0), "");
-    emit_store(e, host_round(h, result->type.element, sum),
-               emit_address(e, e->f32, host_value(h, result)->base, columns.index), 4);
-  } else {
-    LLVMValueRef base = host_panel_base(h, result, g->panel);
-    LLVMValueRef offset = LLVMBuildMul(e->builder, columns.index, emit_i64(e, h->panel_rows), "");
-    for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
-      panel_store_lanes(g, result, base,
-                        LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), ""),
-                        host_round(h, result->type.element, inner.result[v]));
-  }
+  LLVMValueRef base = host_panel_base(h, result, g->panel);
+  LLVMValueRef offset = LLVMBuildMul(e->builder, columns.index, emit_i64(e, h->panel_rows), "");
+  for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
+    panel_store_lanes(g, result, base,
+                      LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), ""),
+                      host_round(h, result->type.element, inner.result[v]));
   emit_loop_end(e, &columns, NULL);
   load_rows(g, result);
 }

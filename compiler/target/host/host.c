@@ -54,6 +54,8 @@ void host_schedule_complete(struct schedule *schedule)
 struct session {
   struct host host;
   LLVMTargetMachineRef machine;
+  bool many_registers; /* 32 vector registers, not 16 */
+  bool wide_vectors;   /* of 512 bits, with all that the host target does on vectors */
   LLVMMemoryBufferRef buffer;
   char *message;
 };
@@ -85,6 +87,12 @@ static bool open_machine(struct session *session, struct arena *arena, const cha
                           session->message);
     return false;
   }
+  session->many_registers =
+      has_feature(machine.features, "+avx512vl") || has_feature(machine.features, "+neon");
+  session->wide_vectors = true;
+  static const char *const wanted[] = {"+avx512f", "+avx512bw", "+avx512dq", "+avx512vl"};
+  for (size_t k = 0; k < sizeof(wanted) / sizeof(*wanted); k++)
+    session->wide_vectors = session->wide_vectors && has_feature(machine.features, wanted[k]);
   session->machine =
       LLVMCreateTargetMachine(target, machine.triple, machine.cpu, machine.features,
                               LLVMCodeGenLevelLess, LLVMRelocPIC, LLVMCodeModelSmall);
@@ -165,6 +173,8 @@ static enum compile_status run(struct session *session, struct arena *arena,
   host_schedule_complete(&h->schedule);
   compiled->options.schedule = h->schedule;
   h->panel_rows = h->schedule.lanes * h->schedule.row_vectors;
+  h->registers = session->many_registers ? 32 : 16;
+  h->widest_lanes = session->wide_vectors && h->schedule.lanes == 8 ? 16 : h->schedule.lanes;
   emit_open(&h->e, arena, "attn", h->schedule.lanes);
   char *triple = LLVMGetTargetMachineTriple(session->machine);
   LLVMSetTarget(h->e.module, triple);

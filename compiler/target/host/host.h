@@ -6,6 +6,7 @@
  * vectors, reductions along a row are vertical, and a product reads its first operand as vectors
  * and broadcasts elements of its second, which needs no packing. Results and first operands of
  * products are panels, second operands row-major, everything else follows (layout.c).
+ * Tiles with few rows, which would leave most lanes dead, are row-major in all of this (few.h).
  *
  * Groups. Consecutive ops on panels with the same rows form a group (group.c): one loop over panels
  * that runs all of them on one panel, so that what passes between them stays in the first-level

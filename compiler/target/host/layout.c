@@ -4,16 +4,17 @@
 static void note_users(struct host *h, const struct tile_region *region)
 {
   for (struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->operand_count; k++)
+    for (uint32_t k = 0; k < op->operand_count && op->kind != TILE_LIMIT_COLUMNS; k++)
       vector_push(h->arena, &host_info(h, op->operands[k])->users, op);
     for (uint32_t k = 0; k < op->region_count; k++)
       note_users(h, op->regions[k]);
   }
 }
 
+/* Few rows are row-major, whatever is done with them. */
 static bool has_layout(const struct tile_value *value)
 {
-  return value->type.kind == TILE_KIND_TILE && value->type.rows > 1;
+  return value->type.kind == TILE_KIND_TILE && value->type.rows > HOST_FEW_ROWS;
 }
 
 /* Both settle a value that is still open; `changed` tells that one was. */
@@ -145,6 +146,7 @@ void host_analyze(struct host *h)
     if (!changed)
       changed = settle_one(h, h->kernel->body);
   } while (changed);
+  host_note_limits(h);
 }
 
 bool host_in_group(struct host *h, const struct tile_op *op, uint32_t *rows)
@@ -152,10 +154,7 @@ bool host_in_group(struct host *h, const struct tile_op *op, uint32_t *rows)
   const struct tile_value *primary = op->result_count != 0 ? op->results[0] : NULL;
   switch (op->kind) {
   case TILE_PRODUCT:
-  case TILE_CONTRACT:
-    /* A single row is a panel of which one row is live. */
-    *rows = primary->type.rows;
-    return true;
+  case TILE_CONTRACT: *rows = primary->type.rows; return primary->type.rows > HOST_FEW_ROWS;
   case TILE_LOAD:
   case TILE_MAP:
   case TILE_CONVERT:
@@ -184,6 +183,7 @@ bool host_in_group(struct host *h, const struct tile_op *op, uint32_t *rows)
   case TILE_IF:
   case TILE_YIELD:
   case TILE_LIMIT_ROWS:
+  case TILE_LIMIT_COLUMNS:
   case TILE_SPLAT:
   case TILE_IOTA:
   case TILE_SCAN:

@@ -1,5 +1,5 @@
 /* Walks a kernel's regions: control flow, scalars, and who goes into a group. */
-#include "compiler/target/host/lower.h"
+#include "compiler/target/host/few.h"
 
 #include <assert.h>
 
@@ -410,25 +410,70 @@ static bool conflicts(const struct tile_op *writer, const struct tile_op *other)
 
 /* A group does all of its ops on one panel before the next panel, so that ops which touch the same
  * memory cannot be in one, whichever comes first. */
-static bool memory_hazard(struct host *h, const struct tile_op *op)
+static bool memory_hazard(struct tile_op *const *pending, size_t count, const struct tile_op *op)
 {
-  for (size_t k = 0; k < h->group.count; k++)
-    if (conflicts(h->group.items[k], op) || conflicts(op, h->group.items[k]))
+  for (size_t k = 0; k < count; k++)
+    if (conflicts(pending[k], op) || conflicts(op, pending[k]))
       return true;
   return false;
+}
+
+/* An op that writes over a carried value, which pending ops may read. */
+static bool writes_over(struct host *h, const struct tile_op *op)
+{
+  return op->result_count != 0 && host_value(h, op->results[0])->kind == HOST_MEMORY;
+}
+
+/* Before an op that does not join the group: what of it must be done. */
+static void settle_group(struct host *h, const struct tile_op *op)
+{
+  if (h->group.count == 0)
+    return;
+  bool all = writes_over(h, op) || memory_hazard(h->group.items, h->group.count, op);
+  if (all || (reads_pending(h, op) && !host_group_flush_for(h, op)))
+    host_group_flush(h);
+}
+
+/* The same for the run of few rows. */
+static void settle_run(struct host *h, const struct tile_op *op)
+{
+  bool wait = writes_over(h, op) || memory_hazard(h->run.items, h->run.count, op);
+  for (uint32_t k = 0; k < op->operand_count && !wait; k++)
+    wait = few_is_pending(h, op->operands[k]);
+  if (h->run.count != 0 && wait)
+    few_run_flush(h);
+}
+
+static void settle_all(struct host *h)
+{
+  host_group_flush(h);
+  few_run_flush(h);
 }
 
 static void lower_op(struct host *h, struct tile_op *op)
 {
   uint32_t rows;
+  if (op->kind == TILE_LIMIT_COLUMNS)
+    return; /* noted before (limit.c): the tile may be pending */
+  if (few_is_lazy(h, op)) {
+    host_value(h, op->results[0])->kind = HOST_LAZY;
+    return;
+  }
   if (host_in_group(h, op, &rows)) {
-    if (needs_all_panels(h, op) || memory_hazard(h, op))
+    settle_run(h, op);
+    if (needs_all_panels(h, op) || memory_hazard(h->group.items, h->group.count, op))
       host_group_flush(h);
     host_group_add(h, op, rows);
     return;
   }
-  if (reads_pending(h, op) || memory_hazard(h, op))
-    host_group_flush(h);
+  settle_group(h, op);
+  if (few_in_run(op)) {
+    if (memory_hazard(h->run.items, h->run.count, op))
+      few_run_flush(h);
+    few_run_add(h, op);
+    return;
+  }
+  settle_run(h, op);
   switch (op->kind) {
   case TILE_SCALAR: lower_scalar(h, op); return;
   case TILE_SPLAT:
@@ -456,7 +501,7 @@ static void lower_op(struct host *h, struct tile_op *op)
   case TILE_CONVERT:
   case TILE_TRIANGULAR_SOLVE: host_rowwise(h, op); return;
   case TILE_LIMIT_ROWS: {
-    host_group_flush(h);
+    settle_all(h);
     struct host_limit limit = {op->rows, index_of(h, op->operands[0])};
     vector_push(h->arena, &h->limits, limit);
     return;
@@ -465,7 +510,7 @@ static void lower_op(struct host *h, struct tile_op *op)
   case TILE_FOR:
   case TILE_FOR_SEGMENTS:
   case TILE_IF:
-    host_group_flush(h);
+    settle_all(h);
     if (op->kind == TILE_PARALLEL)
       lower_parallel(h, op);
     else if (op->kind == TILE_FOR)
@@ -475,9 +520,15 @@ static void lower_op(struct host *h, struct tile_op *op)
     else
       lower_for_segments(h, op);
     return;
-  case TILE_YIELD: host_group_flush(h); return;
+  case TILE_YIELD: settle_all(h); return;
   case TILE_PRODUCT:
   case TILE_CONTRACT:
+    settle_all(h);
+    if (op->kind == TILE_PRODUCT)
+      few_product(h, op);
+    else
+      few_contract(h, op);
+    return;
   case TILE_BUFFER:
   case TILE_COPY_ASYNC:
   case TILE_PRODUCT_ASYNC:
@@ -490,6 +541,7 @@ static void lower_op(struct host *h, struct tile_op *op)
   case TILE_BUFFER_STORE:
   case TILE_ROLE:
   case TILE_BARRIER:
+  case TILE_LIMIT_COLUMNS:
   case TILE_OP_COUNT: break;
   }
   assert(false && "the host target takes plain programs");
@@ -499,7 +551,7 @@ static void lower_region(struct host *h, const struct tile_region *region)
 {
   for (struct tile_op *op = region->first; op != NULL; op = op->next)
     lower_op(h, op);
-  host_group_flush(h);
+  settle_all(h);
 }
 
 /* int64_t NAME_tasks(const int64_t *slots): the product of the extents of the kernel's parallel op.
@@ -536,6 +588,7 @@ void host_lower_kernel(struct host *h, struct compiled_kernel *kernel)
   h->scratch_peak = 0;
   h->limits.count = 0;
   h->group.count = 0;
+  h->run.count = 0;
   host_analyze(h);
   lower_task_count(h);
   for (uint32_t k = 0; k < h->kernel->value_count; k++)
@@ -544,6 +597,7 @@ void host_lower_kernel(struct host *h, struct compiled_kernel *kernel)
   emit_function(e, h->kernel->name, LLVMFunctionType(e->none, parameters, 3, false), true);
   emit_slots_init(e, &h->slots, h->kernel, LLVMGetParam(e->function, 0));
   emit_expression_init(&h->expression, e, &h->slots, h->program->pool);
+  h->zeros = NULL;
   h->task = LLVMGetParam(e->function, 1);
   h->scratch = LLVMGetParam(e->function, 2);
   lower_region(h, h->kernel->body);

@@ -6,13 +6,19 @@
 #include "compiler/emit/expr.h"
 #include "compiler/pipeline.h"
 
-enum { HOST_MAX_ROW_VECTORS = 4, HOST_ALIGNMENT = 64 };
+enum {
+  HOST_MAX_ROW_VECTORS = 4,
+  HOST_ALIGNMENT = 64,
+  HOST_RANGE = 4,   /* ranges of columns begin and end at multiples of this */
+  HOST_FEW_ROWS = 8 /* tiles with no more are row-major, with lanes along columns (few.h) */
+};
 
 /* What is known of a value before lowering (layout.c). */
 struct host_info {
   enum tile_layout layout; /* ROW_MAJOR or PANEL; of tiles with more than one row and column it is
                               where they lie */
   VECTOR(struct tile_op *) users;
+  const struct tile_op *limit; /* limit_columns that holds for it (limit.c); equal ones are one */
 };
 
 enum host_kind {
@@ -21,16 +27,19 @@ enum host_kind {
   HOST_SPLAT,  /* a tile of one scalar; no memory */
   HOST_IOTA,   /* scalar + index along the axis; no memory */
   HOST_MEMORY,
-  HOST_ROWS /* [M, 1] inside the group at hand: one vector per row vector of the panel */
+  HOST_VIEW, /* rows of a tensor: what few-row products read as their second operand (few.h) */
+  HOST_LAZY, /* an elementwise op that its only user, a few-row product, does as it reads */
+  HOST_ROWS  /* [M, 1] inside the group at hand: one vector per row vector of the panel */
 };
 
 struct host_value {
   enum host_kind kind;
   LLVMValueRef scalar;
-  LLVMValueRef base;   /* MEMORY */
+  LLVMValueRef base;   /* MEMORY; of a VIEW the addresses of the rows */
   LLVMValueRef stride; /* i64, between rows, of ROW_MAJOR memory */
   bool per_panel;      /* MEMORY: `base` holds the panel at hand only */
   LLVMValueRef rows[HOST_MAX_ROW_VECTORS];
+  const struct place *view; /* VIEW */
 };
 
 struct host_limit {
@@ -49,6 +58,8 @@ struct host {
   struct emit_expression expression;
   struct schedule schedule;
   uint32_t panel_rows;
+  uint32_t registers;        /* vector registers of the machine */
+  uint32_t widest_lanes;     /* f32 elements of its widest vector, or schedule.lanes */
   struct host_info *info;    /* by value id */
   struct host_value *values; /* by value id */
   LLVMValueRef scratch;
@@ -57,6 +68,9 @@ struct host {
   VECTOR(struct host_limit) limits;
   VECTOR(struct tile_op *) group; /* pending ops, not lowered yet */
   uint32_t group_rows;
+  VECTOR(struct tile_op *) run; /* the same, of few rows */
+  LLVMValueRef zeros;           /* a row of zeros; NULL until one is needed */
+  uint32_t zero_bytes;
   LLVMValueRef fault_function;
   VECTOR(struct host_product) products;
 };
@@ -66,6 +80,7 @@ struct host_product {
   uint32_t inner, columns;
   bool panel_a, transpose_b;
   enum { HOST_PRODUCT_FRESH, HOST_PRODUCT_ADD, HOST_PRODUCT_SCALE_ADD } mode;
+  enum { HOST_PRODUCT_WHOLE, HOST_PRODUCT_INNER, HOST_PRODUCT_COLUMNS } range;
   LLVMValueRef function;
   LLVMTypeRef type;
 };
@@ -127,9 +142,25 @@ void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef pane
 void host_store(struct host *h, const struct tile_op *op, LLVMValueRef panel);
 
 /* product.c: c (a panel's buffer) = or += a * b */
-void host_product(struct host *h, const struct tile_op *op, LLVMValueRef a, LLVMValueRef a_stride,
-                  const struct host_value *b, LLVMValueRef c, const LLVMValueRef *factor,
-                  bool accumulate);
+struct host_range {
+  LLVMValueRef first, end; /* i64, multiples of HOST_RANGE; equal where it is empty */
+};
+struct host_operands {
+  LLVMValueRef a, a_stride; /* stride: NULL where `a` is a panel */
+  const struct host_value *b;
+  LLVMValueRef c;
+  const LLVMValueRef *factor; /* of the rows of c; NULL */
+  bool accumulate;
+  /* What is to be computed: columns of c, columns of a that are summed over; NULL for all. */
+  const struct host_range *columns, *inner;
+};
+void host_product(struct host *h, const struct tile_op *op, const struct host_operands *operands);
+/* Whether tiles of that many columns can be computed in part. A range that is not empty has as
+ * many columns as a register tile at least. */
+bool host_product_has_ranges(struct host *h, uint32_t columns);
+
+/* limit.c: which tiles need some of their columns only */
+void host_note_limits(struct host *h);
 
 /* elementwise.c: maps, reductions and checks over rows of a row-major tile or over contiguous
  * vectors */
@@ -140,6 +171,8 @@ LLVMValueRef host_reduce_step(struct host *h, enum tile_reduction reduction, LLV
                               LLVMValueRef b);
 LLVMValueRef host_reduce_start(struct host *h, const struct tile_op *op, bool vector);
 LLVMValueRef host_reduce_lanes(struct host *h, enum tile_reduction reduction, LLVMValueRef vector);
+/* <i1>: lanes of a vector that begins at element `first` of `count`. */
+LLVMValueRef host_lane_mask(struct host *h, LLVMValueRef first, uint32_t count);
 LLVMValueRef host_convert(struct host *h, const struct tile_op *op,
                           LLVMValueRef value); /* of a convert op */
 LLVMValueRef host_permuted_column(struct host *h, const struct tile_op *op,
@@ -148,6 +181,9 @@ LLVMValueRef host_permuted_column(struct host *h, const struct tile_op *op,
 /* group.c */
 void host_group_add(struct host *h, struct tile_op *op, uint32_t rows);
 void host_group_flush(struct host *h);
+/* Does only what `op` needs of the pending ops, where these can go before the others; else false.
+ */
+bool host_group_flush_for(struct host *h, const struct tile_op *op);
 /* Whether the value is a result of a pending op. */
 bool host_is_pending(struct host *h, const struct tile_value *value);
 

@@ -1,124 +1,21 @@
 /* Loads and stores between tensors and tiles. */
-#include "compiler/target/host/lower.h"
+#include "compiler/target/host/few.h"
+#include "compiler/target/host/place.h"
 
-/* A tensor access with its operands evaluated. All i64. */
-struct place {
-  enum dtype stored;
-  LLVMTypeRef type;
-  LLVMValueRef base;
-  LLVMValueRef row_stride, group_stride, column_stride;
-  uint32_t row_group;
-  LLVMValueRef live_rows, live_columns;
-};
-
-static LLVMValueRef as_index(struct host *h, LLVMValueRef value)
-{
-  return emit_element_type(value) == h->e.i32 ? LLVMBuildSExt(h->e.builder, value, h->e.i64, "")
-                                              : value;
-}
-
-static LLVMValueRef smin(struct emit *e, LLVMValueRef a, LLVMValueRef b)
-{
-  return emit_intrinsic(e, "llvm.smin", e->i64, (LLVMValueRef[]){a, b}, 2);
-}
-
-static struct place locate(struct host *h, const struct tile_op *op, uint32_t first,
-                           struct tile_type tile)
-{
-  struct emit *e = &h->e;
-  const struct tile_access *access = &op->access;
-  const struct tile_tensor *tensor = &h->kernel->tensors.items[access->tensor];
-  struct place place = {.stored = tensor->element, .type = emit_storage_type(e, tensor->element)};
-  LLVMValueRef offset = emit_i64(e, 0);
-  for (uint32_t k = 0; k < tensor->rank; k++) {
-    LLVMValueRef index = as_index(h, host_value(h, op->operands[first + k])->scalar);
-    LLVMValueRef stride = emit_tensor_stride(e, &h->slots, access->tensor, k);
-    offset = LLVMBuildAdd(e->builder, offset, LLVMBuildMul(e->builder, index, stride, ""), "");
-    if (k == access->row_dim)
-      place.row_stride = stride;
-    if (k == access->group_dim)
-      place.group_stride = stride;
-    if (k == access->column_dim) /* the innermost stride is 1 (abi.h) */
-      place.column_stride = k + 1 == tensor->rank ? emit_i64(e, 1) : stride;
-  }
-  place.base = emit_address(e, place.type, emit_tensor_base(e, &h->slots, access->tensor), offset);
-  LLVMValueRef none = emit_i64(e, 0);
-  place.row_stride = place.row_stride == NULL ? none : place.row_stride;
-  place.group_stride = place.group_stride == NULL ? none : place.group_stride;
-  place.column_stride = place.column_stride == NULL ? none : place.column_stride;
-  place.row_group = access->row_group;
-  LLVMValueRef live_rows = as_index(h, host_value(h, op->operands[first + tensor->rank])->scalar);
-  LLVMValueRef live_columns =
-      as_index(h, host_value(h, op->operands[first + tensor->rank + 1])->scalar);
-  place.live_rows = smin(e, live_rows, emit_i64(e, tile.rows));
-  place.live_columns = smin(e, live_columns, emit_i64(e, tile.columns));
-  return place;
-}
-
-/* Where row m of the tile begins in memory. */
-static LLVMValueRef row_address(struct host *h, const struct place *place, LLVMValueRef m)
-{
-  struct emit *e = &h->e;
-  LLVMValueRef offset;
-  if (place->row_group == 1) {
-    offset = LLVMBuildMul(e->builder, m, place->row_stride, "");
-  } else {
-    LLVMValueRef group = emit_i64(e, place->row_group);
-    offset =
-        LLVMBuildMul(e->builder, LLVMBuildUDiv(e->builder, m, group, ""), place->row_stride, "");
-    LLVMValueRef inner =
-        LLVMBuildMul(e->builder, LLVMBuildURem(e->builder, m, group, ""), place->group_stride, "");
-    offset = LLVMBuildAdd(e->builder, offset, inner, "");
-  }
-  return emit_address(e, place->type, place->base, offset);
-}
-
-static LLVMValueRef convert_loaded(struct host *h, enum dtype stored, enum tile_element element,
-                                   LLVMValueRef raw)
-{
-  struct emit *e = &h->e;
-  LLVMValueRef value = emit_from_storage(e, stored, raw);
-  bool is_bool = stored == DTYPE_BOOL;
-  bool is_real = emit_element_type(value) == e->f32;
-  switch (element) {
-  case TILE_F32:
-  case TILE_F16:
-  case TILE_BF16:
-    if (!is_real)
-      value = is_bool ? LLVMBuildUIToFP(e->builder, value, emit_type_like(e, value, e->f32), "")
-                      : LLVMBuildSIToFP(e->builder, value, emit_type_like(e, value, e->f32), "");
-    if ((element == TILE_F16 && stored == DTYPE_F16) ||
-        (element == TILE_BF16 && stored == DTYPE_BF16))
-      return value;
-    return host_round(h, element, value);
-  case TILE_I32:
-  case TILE_INDEX:
-    return is_bool ? LLVMBuildZExt(e->builder, value, emit_type_like(e, value, e->i32), "") : value;
-  case TILE_BOOL:
-    return is_bool
-               ? value
-               : LLVMBuildICmp(e->builder, LLVMIntNE, value, emit_int_of(LLVMTypeOf(value), 0), "");
-  }
-  return value;
-}
-
-/* Copies `count` elements of a row, converted, to consecutive places `to_stride` apart. */
+/* Copies `count` elements of row m, converted, to consecutive places `to_stride` apart. */
 static void load_row(struct host *h, const struct place *place, enum tile_element element,
-                     LLVMValueRef from, LLVMValueRef to, int64_t to_stride, LLVMValueRef count)
+                     LLVMValueRef m, LLVMValueRef to, int64_t to_stride, LLVMValueRef count)
 {
   struct emit *e = &h->e;
   LLVMTypeRef memory = host_element_type(h, element);
-  unsigned align = (unsigned)dtype_size(place->stored);
-  bool contiguous = LLVMIsAConstantInt(place->column_stride) != NULL &&
-                    LLVMConstIntGetSExtValue(place->column_stride) == 1;
+  LLVMValueRef from = place_row(h, place, m), skip = place_skip(h, place, m);
   LLVMValueRef start = emit_i64(e, 0);
-  if (contiguous) {
+  if (place_is_contiguous(place)) {
     LLVMValueRef vectors = LLVMBuildAnd(e->builder, count, emit_i64(e, -(int64_t)e->lanes), "");
     struct emit_loop loop;
     emit_loop_begin(e, &loop, start, vectors, e->lanes, NULL, 0);
-    LLVMValueRef raw = emit_load(e, emit_vector_type(e, place->type),
-                                 emit_address(e, place->type, from, loop.index), align);
-    LLVMValueRef value = host_to_memory(h, element, convert_loaded(h, place->stored, element, raw));
+    LLVMValueRef value =
+        host_to_memory(h, element, place_load(h, place, element, from, loop.index, true));
     if (to_stride == 1) {
       emit_store(e, value, emit_address(e, memory, to, loop.index), 1);
     } else {
@@ -136,8 +33,9 @@ static void load_row(struct host *h, const struct place *place, enum tile_elemen
   struct emit_loop loop;
   emit_loop_begin(e, &loop, start, count, 1, NULL, 0);
   LLVMValueRef offset = LLVMBuildMul(e->builder, loop.index, place->column_stride, "");
-  LLVMValueRef raw = emit_load(e, place->type, emit_address(e, place->type, from, offset), align);
-  LLVMValueRef value = host_to_memory(h, element, convert_loaded(h, place->stored, element, raw));
+  offset = LLVMBuildAdd(e->builder, offset, skip, "");
+  LLVMValueRef value =
+      host_to_memory(h, element, place_load(h, place, element, from, offset, false));
   LLVMValueRef at = LLVMBuildMul(e->builder, loop.index, emit_i64(e, to_stride), "");
   emit_store(e, value, emit_address(e, memory, to, at), 1);
   emit_loop_end(e, &loop, NULL);
@@ -160,7 +58,7 @@ void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef pane
   struct emit *e = &h->e;
   const struct tile_value *value = op->results[0];
   struct tile_type type = value->type;
-  struct place place = locate(h, op, 0, type);
+  struct place place = place_locate(h, op, type, panel);
   LLVMTypeRef memory = host_element_type(h, type.element);
   LLVMValueRef base = host_panel_base(h, value, panel);
   LLVMValueRef first = LLVMBuildMul(e->builder, panel, emit_i64(e, h->panel_rows), "");
@@ -172,7 +70,7 @@ void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef pane
   /* An address is not formed from a row that is not there. */
   LLVMValueRef safe = emit_select(e, live, m, emit_i64(e, 0));
   LLVMValueRef to = emit_address(e, memory, base, lanes.index);
-  load_row(h, &place, type.element, row_address(h, &place, safe), to, h->panel_rows, count);
+  load_row(h, &place, type.element, safe, to, h->panel_rows, count);
   LLVMValueRef filled =
       emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){count, emit_i64(e, 0)}, 2);
   zero_row(h, type.element, to, h->panel_rows, filled, type.columns);
@@ -184,16 +82,16 @@ void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef pane
 static bool can_view(struct host *h, const struct tile_op *op, const struct place *place)
 {
   const struct tile_value *value = op->results[0];
-  if (place->stored != DTYPE_F32 || value->type.element != TILE_F32 || place->row_group != 1 ||
+  if (place->stored != DTYPE_F32 || value->type.element != TILE_F32 || !place_is_even(place) ||
       value->type.rows == 1)
     return false;
-  if (LLVMIsAConstantInt(place->column_stride) == NULL ||
-      LLVMConstIntGetSExtValue(place->column_stride) != 1)
+  if (!place_is_contiguous(place))
     return false;
   const struct host_info *info = host_info(h, value);
   for (size_t k = 0; k < info->users.count; k++) {
     const struct tile_op *user = info->users.items[k];
-    if (user->kind != TILE_PRODUCT || user->operands[1] != value || user->operands[0] == value)
+    if (user->kind != TILE_PRODUCT || user->operands[1] != value || user->operands[0] == value ||
+        few_is_product(user)) /* these read whole vectors, see few_view */
       return false;
   }
   return true;
@@ -216,13 +114,13 @@ static void load_rows(struct host *h, const struct tile_op *op, const struct pla
     count = emit_select(e, any, count, emit_i64(e, 0));
     count = emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){count, emit_i64(e, 0)}, 2);
     int64_t padded = (type.rows + h->panel_rows - 1) / h->panel_rows * h->panel_rows;
-    if (place->row_group == 1) {
-      load_row(h, &turned, type.element, place->base, to->base, 1, count);
+    if (place_is_even(place)) {
+      load_row(h, &turned, type.element, emit_i64(e, 0), to->base, 1, count);
     } else {
       struct emit_loop rows;
       emit_loop_begin(e, &rows, emit_i64(e, 0), count, 1, NULL, 0);
-      load_row(h, place, type.element, row_address(h, place, rows.index),
-               emit_address(e, memory, to->base, rows.index), 1, emit_i64(e, 1));
+      load_row(h, place, type.element, rows.index, emit_address(e, memory, to->base, rows.index), 1,
+               emit_i64(e, 1));
       emit_loop_end(e, &rows, NULL);
     }
     zero_row(h, type.element, to->base, 1, count, padded);
@@ -235,7 +133,7 @@ static void load_rows(struct host *h, const struct tile_op *op, const struct pla
   LLVMValueRef safe = emit_select(e, live, rows.index, emit_i64(e, 0));
   LLVMValueRef target = LLVMBuildMul(e->builder, rows.index, emit_i64(e, stride), "");
   target = emit_address(e, memory, to->base, target);
-  load_row(h, place, type.element, row_address(h, place, safe), target, 1, count);
+  load_row(h, place, type.element, safe, target, 1, count);
   LLVMValueRef filled =
       emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){count, emit_i64(e, 0)}, 2);
   zero_row(h, type.element, target, 1, filled, stride);
@@ -246,9 +144,11 @@ void host_load(struct host *h, const struct tile_op *op)
 {
   struct emit *e = &h->e;
   const struct tile_value *value = op->results[0];
+  struct place place = place_locate(h, op, value->type, NULL);
+  if (few_view(h, op, &place))
+    return;
   host_place(h, value);
   struct host_value *to = host_value(h, value);
-  struct place place = locate(h, op, 0, value->type);
   if (!can_view(h, op, &place)) {
     load_rows(h, op, &place, to);
     return;
@@ -272,21 +172,6 @@ void host_load(struct host *h, const struct tile_op *op)
   to->stride = emit_select(e, whole, place.row_stride, to->stride);
 }
 
-/* The inverse of convert_loaded: what a tensor of type `stored` holds for an element of a tile. */
-static LLVMValueRef convert_stored(struct host *h, enum dtype stored, LLVMValueRef value)
-{
-  struct emit *e = &h->e;
-  LLVMTypeRef element = emit_element_type(value);
-  bool wants_real = stored == DTYPE_F32 || stored == DTYPE_F16 || stored == DTYPE_BF16;
-  if (wants_real && element == e->i1)
-    value = LLVMBuildUIToFP(e->builder, value, emit_type_like(e, value, e->f32), "");
-  else if (wants_real && element == e->i32)
-    value = LLVMBuildSIToFP(e->builder, value, emit_type_like(e, value, e->f32), "");
-  else if (!wants_real && stored != DTYPE_BOOL && element == e->i1)
-    value = LLVMBuildZExt(e->builder, value, emit_type_like(e, value, e->i32), "");
-  return emit_to_storage(e, stored, value);
-}
-
 static LLVMValueRef sum(struct host *h, enum tile_element element, LLVMValueRef a, LLVMValueRef b)
 {
   return element == TILE_I32 ? LLVMBuildAdd(h->e.builder, a, b, "")
@@ -294,16 +179,14 @@ static LLVMValueRef sum(struct host *h, enum tile_element element, LLVMValueRef 
 }
 
 static void store_element(struct host *h, const struct tile_op *op, const struct place *place,
-                          LLVMValueRef address, LLVMValueRef value)
+                          LLVMValueRef row, LLVMValueRef column, LLVMValueRef value)
 {
-  struct emit *e = &h->e;
   enum tile_element element = op->operands[0]->type.element;
-  unsigned align = (unsigned)dtype_size(place->stored);
   if (op->kind == TILE_ACCUMULATE) {
-    LLVMValueRef old = emit_load(e, emit_type_like(e, value, place->type), address, align);
-    value = sum(h, element, convert_loaded(h, place->stored, element, old), value);
+    LLVMValueRef old = place_load(h, place, element, row, column, emit_is_vector(value));
+    value = sum(h, element, old, value);
   }
-  emit_store(e, convert_stored(h, place->stored, value), address, align);
+  place_store(h, place, row, column, value);
 }
 
 static void store_row(struct host *h, const struct tile_op *op, const struct place *place,
@@ -312,17 +195,14 @@ static void store_row(struct host *h, const struct tile_op *op, const struct pla
   struct emit *e = &h->e;
   enum tile_element element = op->operands[0]->type.element;
   LLVMTypeRef memory = host_element_type(h, element);
-  bool contiguous = LLVMIsAConstantInt(place->column_stride) != NULL &&
-                    LLVMConstIntGetSExtValue(place->column_stride) == 1;
   LLVMValueRef start = emit_i64(e, 0);
-  if (contiguous && from_stride == 1) {
+  if (place_is_contiguous(place) && from_stride == 1) {
     LLVMValueRef vectors = LLVMBuildAnd(e->builder, count, emit_i64(e, -(int64_t)e->lanes), "");
     struct emit_loop loop;
     emit_loop_begin(e, &loop, start, vectors, e->lanes, NULL, 0);
     LLVMValueRef value =
         emit_load(e, emit_vector_type(e, memory), emit_address(e, memory, from, loop.index), 1);
-    store_element(h, op, place, emit_address(e, place->type, to, loop.index),
-                  host_from_memory(h, element, value));
+    store_element(h, op, place, to, loop.index, host_from_memory(h, element, value));
     emit_loop_end(e, &loop, NULL);
     start = vectors;
   }
@@ -332,7 +212,7 @@ static void store_row(struct host *h, const struct tile_op *op, const struct pla
   LLVMValueRef value =
       host_from_memory(h, element, emit_load(e, memory, emit_address(e, memory, from, at), 1));
   LLVMValueRef offset = LLVMBuildMul(e->builder, loop.index, place->column_stride, "");
-  store_element(h, op, place, emit_address(e, place->type, to, offset), value);
+  store_element(h, op, place, to, offset, value);
   emit_loop_end(e, &loop, NULL);
 }
 
@@ -356,12 +236,13 @@ static void store_panel(struct host *h, const struct tile_op *op, const struct p
     base = host_panel_base(h, value, panel);
   }
   LLVMValueRef live = LLVMBuildSub(e->builder, place->live_rows, first, "");
-  live = smin(e, live, emit_i64(e, h->panel_rows));
+  LLVMValueRef all[2] = {live, emit_i64(e, h->panel_rows)};
+  live = emit_intrinsic(e, "llvm.smin", e->i64, all, 2);
   struct emit_loop lanes;
   emit_loop_begin(e, &lanes, emit_i64(e, 0), live, 1, NULL, 0);
   LLVMValueRef m = LLVMBuildAdd(e->builder, first, lanes.index, "");
   store_row(h, op, place, emit_address(e, memory, base, lanes.index), h->panel_rows,
-            row_address(h, place, m), place->live_columns);
+            place_row(h, place, m), place->live_columns);
   emit_loop_end(e, &lanes, NULL);
 }
 
@@ -369,7 +250,7 @@ void host_store(struct host *h, const struct tile_op *op, LLVMValueRef panel)
 {
   struct emit *e = &h->e;
   const struct tile_value *value = op->operands[0];
-  struct place place = locate(h, op, 1, value->type);
+  struct place place = place_locate(h, op, value->type, panel);
   if (panel != NULL) {
     store_panel(h, op, &place, panel);
     return;
@@ -381,6 +262,6 @@ void host_store(struct host *h, const struct tile_op *op, LLVMValueRef panel)
   emit_loop_begin(e, &rows, emit_i64(e, 0), place.live_rows, 1, NULL, 0);
   LLVMValueRef offset = LLVMBuildMul(e->builder, rows.index, source.stride, "");
   store_row(h, op, &place, emit_address(e, memory, source.base, offset), 1,
-            row_address(h, &place, rows.index), place.live_columns);
+            place_row(h, &place, rows.index), place.live_columns);
   emit_loop_end(e, &rows, NULL);
 }

@@ -12,6 +12,7 @@ struct panel_loop {
   uint32_t rows;      /* of the group's tiles */
   VECTOR(const struct tile_op *) run;
   uint32_t run_columns;
+  const struct host_range *run_range; /* NULL: all */
   /* in the run's loop */
   const struct tile_op *op;
   LLVMValueRef column;                            /* i64 */
@@ -23,6 +24,13 @@ struct panel_loop {
   })
   free_buffers;
   size_t *sizes; /* by value id: bytes of a per-panel buffer */
+  VECTOR(struct panel_limit) limits;
+};
+
+/* The columns that the panel at hand needs of the tiles that `op` limits. */
+struct panel_limit {
+  const struct tile_op *op;
+  struct host_range range;
 };
 
 /* ---- panel.c: who uses a value ---- */
@@ -55,10 +63,18 @@ void panel_release(struct panel_loop *g, const struct tile_value *value);
 /* Operands that die with op number `number` give their buffers back. */
 void panel_release_dead(struct panel_loop *g, const struct tile_op *op, int number);
 
+/* ---- limit.c ---- */
+/* At the start of the panel: computes the ranges of what the group's ops read and make. */
+void panel_begin_limits(struct panel_loop *g);
+/* The columns that are computed of the tile, or were where it is not of this group; NULL: all. */
+const struct host_range *panel_range(const struct panel_loop *g, const struct tile_value *value);
+
 /* ---- run.c ---- */
 void run_add(struct panel_loop *g, const struct tile_op *op);
 void run_close(struct panel_loop *g);
 uint32_t run_columns_of(const struct tile_op *op);
+/* The columns that the op goes over; NULL: all. */
+const struct host_range *run_range_of(const struct panel_loop *g, const struct tile_op *op);
 /* Whether the op can only follow the run at hand: it reads a row result of it, or a permuted one.
  */
 bool run_must_wait(struct panel_loop *g, const struct tile_op *op);

@@ -2,19 +2,18 @@
  *
  * A register tile holds `column_registers` columns of all of the panel's row vectors; every step of
  * the inner loop loads the row vectors of a once and broadcasts an element of b for each column.
- * Columns are divided evenly among tiles, so that the last is not a thin one that could not hide
- * the latency of the multiply-adds.
  */
 #include "compiler/target/host/lower.h"
 
 #include <string.h>
 
-enum { UNROLL = 4, MAX_COLUMN_REGISTERS = 16 };
+enum { UNROLL = HOST_RANGE, MAX_COLUMN_REGISTERS = 16 };
 
 struct tile_function {
   struct host *h;
   const struct host_product *shape;
   LLVMValueRef a, a_stride, b, b_stride, c;
+  LLVMValueRef first, end; /* of the range */
   LLVMValueRef factor[HOST_MAX_ROW_VECTORS];
 };
 
@@ -80,8 +79,10 @@ static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t widt
   uint32_t inner = f->shape->inner;
   uint32_t unroll = inner < UNROLL ? 1 : UNROLL;
   uint32_t main_part = inner - inner % unroll;
+  bool part = f->shape->range == HOST_PRODUCT_INNER;
   struct emit_loop loop;
-  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, main_part), unroll, sums, width * vectors);
+  emit_loop_begin(e, &loop, part ? f->first : emit_i64(e, 0),
+                  part ? f->end : emit_i64(e, main_part), unroll, sums, width * vectors);
   memcpy(sums, loop.carried, sizeof(sums));
   for (uint32_t u = 0; u < unroll; u++)
     step(f, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, u), ""), width, starts, sums);
@@ -94,6 +95,40 @@ static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t widt
       emit_store(e, sums[w * vectors + v], c_address(f, n, w, v), 32);
 }
 
+/* Columns are divided evenly among tiles, so that the last is not a thin one that could not hide
+ * the latency of the multiply-adds. */
+static void all_columns(struct tile_function *f)
+{
+  struct emit *e = &f->h->e;
+  uint32_t widest = f->h->schedule.column_registers, columns = f->shape->columns;
+  uint32_t tiles = (columns + widest - 1) / widest;
+  uint32_t narrow = columns / tiles;
+  uint32_t wide_tiles = columns % tiles; /* of narrow + 1 columns */
+  uint32_t wide_columns = wide_tiles * (narrow + 1);
+  struct emit_loop loop;
+  if (wide_tiles != 0) {
+    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, wide_columns), narrow + 1, NULL, 0);
+    register_tile(f, loop.index, narrow + 1);
+    emit_loop_end(e, &loop, NULL);
+  }
+  emit_loop_begin(e, &loop, emit_i64(e, wide_columns), emit_i64(e, columns), narrow, NULL, 0);
+  register_tile(f, loop.index, narrow);
+  emit_loop_end(e, &loop, NULL);
+}
+
+/* The last tile of a range covers some columns of the one before again. */
+static void some_columns(struct tile_function *f)
+{
+  struct emit *e = &f->h->e;
+  uint32_t width = f->h->schedule.column_registers;
+  LLVMValueRef last = LLVMBuildSub(e->builder, f->end, emit_i64(e, width), "");
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, f->first, f->end, width, NULL, 0);
+  register_tile(f, emit_intrinsic(e, "llvm.smin", e->i64, (LLVMValueRef[]){loop.index, last}, 2),
+                width);
+  emit_loop_end(e, &loop, NULL);
+}
+
 static void emit_product_function(struct host *h, struct host_product *shape)
 {
   struct emit *e = &h->e;
@@ -101,11 +136,13 @@ static void emit_product_function(struct host *h, struct host_product *shape)
   LLVMBasicBlockRef outer_entry = e->entry;
   LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
   uint32_t vectors = h->schedule.row_vectors;
-  LLVMTypeRef parameters[5 + HOST_MAX_ROW_VECTORS] = {e->pointer, e->i64, e->pointer, e->i64,
-                                                      e->pointer};
+  bool ranged = shape->range != HOST_PRODUCT_WHOLE;
+  LLVMTypeRef parameters[7 + HOST_MAX_ROW_VECTORS] = {e->pointer, e->i64, e->pointer, e->i64,
+                                                      e->pointer, e->i64, e->i64};
+  unsigned fixed = ranged ? 7 : 5;
   for (uint32_t v = 0; v < vectors; v++)
-    parameters[5 + v] = emit_vector_type(e, e->f32);
-  unsigned count = shape->mode == HOST_PRODUCT_SCALE_ADD ? 5 + vectors : 5;
+    parameters[fixed + v] = emit_vector_type(e, e->f32);
+  unsigned count = shape->mode == HOST_PRODUCT_SCALE_ADD ? fixed + vectors : fixed;
   shape->type = LLVMFunctionType(e->none, parameters, count, false);
   emit_function(e, "product", shape->type, false);
   shape->function = e->function;
@@ -118,23 +155,16 @@ static void emit_product_function(struct host *h, struct host_product *shape)
   f.b = LLVMGetParam(e->function, 2);
   f.b_stride = LLVMGetParam(e->function, 3);
   f.c = LLVMGetParam(e->function, 4);
-  for (uint32_t v = 0; v + 5 < count; v++)
-    f.factor[v] = LLVMGetParam(e->function, 5 + v);
-  uint32_t widest = h->schedule.column_registers;
-  uint32_t tiles = (shape->columns + widest - 1) / widest;
-  uint32_t narrow = shape->columns / tiles;
-  uint32_t wide_tiles = shape->columns % tiles; /* of narrow + 1 columns */
-  uint32_t wide_columns = wide_tiles * (narrow + 1);
-  struct emit_loop loop;
-  if (wide_tiles != 0) {
-    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, wide_columns), narrow + 1, NULL, 0);
-    register_tile(&f, loop.index, narrow + 1);
-    emit_loop_end(e, &loop, NULL);
+  if (ranged) {
+    f.first = LLVMGetParam(e->function, 5);
+    f.end = LLVMGetParam(e->function, 6);
   }
-  emit_loop_begin(e, &loop, emit_i64(e, wide_columns), emit_i64(e, shape->columns), narrow, NULL,
-                  0);
-  register_tile(&f, loop.index, narrow);
-  emit_loop_end(e, &loop, NULL);
+  for (uint32_t v = 0; v + fixed < count; v++)
+    f.factor[v] = LLVMGetParam(e->function, fixed + v);
+  if (shape->range == HOST_PRODUCT_COLUMNS)
+    some_columns(&f);
+  else
+    all_columns(&f);
   LLVMBuildRetVoid(e->builder);
   e->function = outer;
   e->entry = outer_entry;
@@ -147,7 +177,7 @@ static const struct host_product *product_function(struct host *h, struct host_p
     const struct host_product *made = &h->products.items[k];
     if (made->inner == wanted.inner && made->columns == wanted.columns &&
         made->panel_a == wanted.panel_a && made->transpose_b == wanted.transpose_b &&
-        made->mode == wanted.mode)
+        made->mode == wanted.mode && made->range == wanted.range)
       return made;
   }
   emit_product_function(h, &wanted);
@@ -155,25 +185,43 @@ static const struct host_product *product_function(struct host *h, struct host_p
   return &h->products.items[h->products.count - 1];
 }
 
-void host_product(struct host *h, const struct tile_op *op, LLVMValueRef a, LLVMValueRef a_stride,
-                  const struct host_value *b, LLVMValueRef c, const LLVMValueRef *factor,
-                  bool accumulate)
+bool host_product_has_ranges(struct host *h, uint32_t columns)
+{
+  uint32_t least = h->schedule.column_registers;
+  return columns % HOST_RANGE == 0 && columns >= (least + HOST_RANGE - 1) / HOST_RANGE * HOST_RANGE;
+}
+
+void host_product(struct host *h, const struct tile_op *op, const struct host_operands *x)
 {
   struct emit *e = &h->e;
   struct tile_type a_type = op->operands[0]->type;
   struct host_product wanted = {.inner = op->transpose_a ? a_type.rows : a_type.columns,
                                 .columns = op->results[0]->type.columns,
-                                .panel_a = a_stride == NULL,
+                                .panel_a = x->a_stride == NULL,
                                 .transpose_b = op->transpose_b};
-  wanted.mode = !accumulate      ? HOST_PRODUCT_FRESH
-                : factor == NULL ? HOST_PRODUCT_ADD
-                                 : HOST_PRODUCT_SCALE_ADD;
+  wanted.mode = !x->accumulate      ? HOST_PRODUCT_FRESH
+                : x->factor == NULL ? HOST_PRODUCT_ADD
+                                    : HOST_PRODUCT_SCALE_ADD;
+  struct host_range range = {emit_i64(e, 0), emit_i64(e, wanted.inner)};
+  if (x->inner != NULL)
+    range = *x->inner;
+  /* One function does for the whole and for a part where the inner loop has no rest. */
+  if (x->inner != NULL || (!op->transpose_a && !op->transpose_b && wanted.inner % UNROLL == 0))
+    wanted.range = HOST_PRODUCT_INNER;
+  /* Columns that are added to cannot be covered twice. */
+  if (wanted.range == HOST_PRODUCT_WHOLE && x->columns != NULL && !x->accumulate) {
+    wanted.range = HOST_PRODUCT_COLUMNS;
+    range = *x->columns;
+  }
   const struct host_product *function = product_function(h, wanted);
-  LLVMValueRef args[5 + HOST_MAX_ROW_VECTORS] = {a, a_stride == NULL ? emit_i64(e, 0) : a_stride,
-                                                 b->base, b->stride, c};
-  unsigned count = 5;
+  LLVMValueRef args[7 + HOST_MAX_ROW_VECTORS] = {
+      x->a,       x->a_stride == NULL ? emit_i64(e, 0) : x->a_stride,
+      x->b->base, x->b->stride,
+      x->c,       range.first,
+      range.end};
+  unsigned count = wanted.range == HOST_PRODUCT_WHOLE ? 5 : 7;
   if (wanted.mode == HOST_PRODUCT_SCALE_ADD)
     for (uint32_t v = 0; v < h->schedule.row_vectors; v++)
-      args[count++] = factor[v];
+      args[count++] = x->factor[v];
   LLVMBuildCall2(e->builder, function->type, function->function, args, count, "");
 }

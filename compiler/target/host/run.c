@@ -133,7 +133,9 @@ void run_close(struct panel_loop *g)
     }
   }
   struct emit_loop loop;
-  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, g->run_columns), 1, carried,
+  const struct host_range *range = g->run_range;
+  emit_loop_begin(e, &loop, range == NULL ? emit_i64(e, 0) : range->first,
+                  range == NULL ? emit_i64(e, g->run_columns) : range->end, 1, carried,
                   (unsigned)(reduction_count * vectors));
   g->column = loop.index;
   for (size_t k = 0; k < reduction_count; k++)
@@ -172,6 +174,16 @@ uint32_t run_columns_of(const struct tile_op *op)
   return columns;
 }
 
+const struct host_range *run_range_of(const struct panel_loop *g, const struct tile_op *op)
+{
+  if (op->kind != TILE_REDUCE && op->kind != TILE_CHECK)
+    return panel_range(g, op->results[0]);
+  const struct host_range *range = NULL;
+  for (uint32_t k = 0; k < op->operand_count && range == NULL; k++)
+    range = panel_range(g, op->operands[k]);
+  return range;
+}
+
 /* Whether the op can only follow the run at hand: it reads a row result of it, or a permuted one.
  */
 bool run_must_wait(struct panel_loop *g, const struct tile_op *op)
@@ -191,9 +203,12 @@ void run_add(struct panel_loop *g, const struct tile_op *op)
   for (size_t k = 0; k < g->run.count; k++)
     reductions += g->run.items[k]->kind == TILE_REDUCE;
   bool crowded = (reductions + 1) * g->h->schedule.row_vectors > EMIT_MAX_CARRIED;
-  if (g->run.count != 0 && (g->run_columns != columns || run_must_wait(g, op) || crowded))
+  const struct host_range *range = run_range_of(g, op);
+  if (g->run.count != 0 &&
+      (g->run_columns != columns || g->run_range != range || run_must_wait(g, op) || crowded))
     run_close(g);
   g->run_columns = columns;
+  g->run_range = range;
   vector_push(g->h->arena, &g->run, op);
 }
 

@@ -68,8 +68,21 @@ static bool is_in_place(struct gpu *g, const struct tile_op *op)
   if (first->type.kind != TILE_KIND_TILE || first->type.rows != result->type.rows ||
       first->type.columns != result->type.columns || first->type.element != result->type.element)
     return false;
-  enum gpu_kind kind = gpu_value(g, first)->kind;
-  return (kind == GPU_SHARED || kind == GPU_STREAM) && gpu_wants_shared(g, first);
+  const struct gpu_value *v = gpu_value(g, first);
+  return (v->kind == GPU_SHARED || v->kind == GPU_STREAM) && v->place.codes == DTYPE_ANY &&
+         gpu_wants_shared(g, first);
+}
+
+/* The operand of which the map makes an operand of products, from codes in shared memory. */
+static const struct tile_value *codes_of(struct gpu *g, const struct tile_op *op)
+{
+  for (uint32_t k = 0; k < op->operand_count; k++) {
+    const struct gpu_value *v = gpu_value(g, op->operands[k]);
+    if ((v->kind == GPU_SHARED || v->kind == GPU_STREAM) && v->place.codes != DTYPE_ANY &&
+        gpu_wants_shared(g, op->operands[k]))
+      return op->operands[k];
+  }
+  return NULL;
 }
 
 static LLVMValueRef map_element(struct gpu *g, const struct tile_op *op, uint32_t r, uint32_t c)
@@ -112,7 +125,39 @@ static void map_in_place(struct gpu *g, const struct tile_op *op)
         emit_end_if(g->e, &branch);
       }
     }
-  emit_gpu_barrier(g->e);
+  gpu_barrier(g);
+  *to = (struct gpu_value){.kind = GPU_SHARED, .in_shared = true, .place = place};
+}
+
+/* A pair at a time, too, from the codes' place to that of the elements; with the conversion that
+ * follows, if it is that which makes the operand. */
+static void map_codes(struct gpu *g, const struct tile_op *op, const struct tile_value *codes)
+{
+  const struct tile_value *result = gpu_made_of(g, op);
+  const struct tile_type type = result->type;
+  struct gpu_shape shape = gpu_shape(g, type);
+  gpu_order_reads(g, op->expr);
+  for (uint32_t k = 0; k < op->operand_count; k++)
+    if (op->operands[k] != codes)
+      fetch_operand(g, op->operands[k]);
+  gpu_stream_arrive(g, codes);
+  struct gpu_value *from = gpu_value(g, codes), *to = gpu_value(g, result);
+  const struct gpu_value kept = *from;
+  struct gpu_place place = gpu_new_place(g, type, gpu_reader_of(g, result));
+  gpu_before_write(g);
+  from->kind = GPU_FRAGMENT;
+  from->elements = ARENA_ARRAY(g->arena, LLVMValueRef, gpu_register_count(g, codes->type));
+  for (uint32_t r = 0; r < shape.rows; r++)
+    for (uint32_t c = 0; c < shape.columns; c += 2) {
+      LLVMValueRef elements[2];
+      gpu_fill_one(g, codes->type, &kept.place, r, c, from->elements);
+      for (uint32_t k = 0; k < 2; k++)
+        elements[k] = map_element(g, op, r, c + k);
+      gpu_spill_pair(g, type, &place, r, c, elements);
+    }
+  gpu_clear_rest(g, type, &place);
+  gpu_barrier(g);
+  *from = kept; /* other maps read the codes, too */
   *to = (struct gpu_value){.kind = GPU_SHARED, .in_shared = true, .place = place};
 }
 
@@ -122,6 +167,11 @@ void gpu_map(struct gpu *g, const struct tile_op *op)
   struct gpu_shape shape = gpu_shape(g, result->type);
   if (is_in_place(g, op)) {
     map_in_place(g, op);
+    return;
+  }
+  const struct tile_value *codes = codes_of(g, op);
+  if (codes != NULL) {
+    map_codes(g, op, codes);
     return;
   }
   gpu_order_reads(g, op->expr);
@@ -192,10 +242,28 @@ void gpu_check(struct gpu *g, const struct tile_op *op)
   emit_end_if(e, &branch);
 }
 
+/* Codes that products read as other elements. */
+static void convert_codes(struct gpu *g, const struct tile_op *op)
+{
+  const struct tile_value *from = op->operands[0], *to = op->results[0];
+  gpu_stream_arrive(g, from);
+  struct gpu_place place = gpu_new_place(g, to->type, gpu_reader_of(g, to));
+  gpu_before_write(g);
+  gpu_expand(g, &gpu_value(g, from)->place, &place);
+  gpu_barrier(g);
+  *gpu_value(g, to) = (struct gpu_value){.kind = GPU_SHARED, .in_shared = true, .place = place};
+}
+
 void gpu_convert(struct gpu *g, const struct tile_op *op)
 {
   struct emit *e = g->e;
   const struct tile_value *from = op->operands[0], *to = op->results[0];
+  if (gpu_value(g, to)->kind != GPU_UNSET)
+    return; /* made with the operand: map_codes */
+  if (codes_of(g, op) != NULL) {
+    convert_codes(g, op);
+    return;
+  }
   struct gpu_shape shape = gpu_shape(g, to->type);
   fetch_operands(g, op);
   LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);

@@ -62,7 +62,7 @@ LLVMValueRef gpu_element(struct gpu *g, const struct tile_value *value, uint32_t
   if (v->kind == GPU_SCALAR)
     return v->scalar;
   if (v->kind == GPU_LAZY)
-    return gpu_load_lazily(g, value, c);
+    return gpu_load_lazily(g, value, r, c);
   struct gpu_shape shape = gpu_shape(g, value->type);
   uint32_t number = (shape.rows > 1 ? r : 0) * shape.columns + (shape.columns > 1 ? c : 0);
   if (v->kind != GPU_FRAGMENT) {

@@ -44,6 +44,8 @@ static void lower_parallel(struct gpu *g, const struct tile_op *op)
 
 static void lower_op(struct gpu *g, const struct tile_op *op)
 {
+  if (op->result_count == 1 && gpu_is_only_rows(g, op->results[0]))
+    return; /* loads and stores compute it where they need it */
   switch (op->kind) {
   case TILE_SCALAR: gpu_lower_scalar(g, op); return;
   case TILE_PARALLEL: lower_parallel(g, op); return;
@@ -51,7 +53,8 @@ static void lower_op(struct gpu *g, const struct tile_op *op)
   case TILE_FOR_SEGMENTS: gpu_for_segments(g, op); return;
   case TILE_IF: gpu_if(g, op); return;
   case TILE_YIELD:
-  case TILE_LIMIT_ROWS: return; /* the hardware has no use for the hint */
+  case TILE_LIMIT_ROWS:
+  case TILE_LIMIT_COLUMNS: return; /* the hardware has no use for the hints */
   case TILE_SPLAT:
   case TILE_IOTA: gpu_iota(g, op); return;
   case TILE_LOAD: gpu_load(g, op); return;

@@ -17,6 +17,7 @@ struct gpu_place {
   uint32_t pitch;            /* bytes from row to row, a multiple of 16 */
   uint32_t rows, columns;    /* with those beyond the tile's own */
   enum tile_element element; /* F32, F16, BF16 or I32; BOOL as I32 */
+  enum dtype codes;          /* codes of that type lie there, to be made elements; ANY: elements */
 };
 
 enum gpu_kind {
@@ -61,6 +62,7 @@ struct gpu {
   LLVMValueRef thread, lane, warp_row, warp_column; /* i32 */
   LLVMValueRef lane_row, lane_column;               /* i32: lane / 4, lane % 4 * 2 */
   uint32_t shared_used, shared_peak;
+  bool reading;          /* some thread may still read shared memory that is to be used again */
   struct gpu_loop *loop; /* the innermost whose operands are streamed */
   /* The element at hand, for operands of expressions. */
   const struct tile_op *op;
@@ -131,11 +133,23 @@ void gpu_set_elements(struct gpu *g, const struct tile_value *value, const LLVMV
 LLVMValueRef gpu_round(struct gpu *g, enum tile_element element, LLVMValueRef value);
 
 /* ---- shared.c ---- */
-uint32_t gpu_allocate(struct gpu *g,
-                      uint32_t bytes); /* an offset; given back by restoring shared_used */
+uint32_t gpu_allocate(struct gpu *g, uint32_t bytes); /* an offset */
+/* Gives back what was allocated since shared_used was `used`. */
+void gpu_release(struct gpu *g, uint32_t used);
+void gpu_barrier(struct gpu *g);
+/* Before the first write to what was allocated: a barrier, if one is needed. */
+void gpu_before_write(struct gpu *g);
 /* How a product reads a tile of f32 in shared memory: banks differ with the pitch. */
 enum gpu_reader { GPU_READ_ROWS /* inner index along a row */, GPU_READ_COLUMNS };
 struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum gpu_reader reader);
+/* For the result of that load: its codes, where products or maps for them alone read it. */
+struct gpu_place gpu_new_load_place(struct gpu *g, const struct tile_op *load);
+/* The operand of products that a map or conversion makes, or a map together with the conversion of
+ * its result; NULL if it makes none. */
+const struct tile_value *gpu_made_of(struct gpu *g, const struct tile_op *op);
+/* Makes elements in `place` of the codes in another. No barriers. */
+void gpu_expand(struct gpu *g, const struct gpu_place *codes, const struct gpu_place *place);
+bool gpu_has_codes(const struct gpu *g, const struct tile_value *value);
 uint32_t gpu_place_bytes(const struct gpu_place *place);
 uint32_t gpu_element_bytes(enum tile_element element);
 LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
@@ -150,6 +164,8 @@ void gpu_shared_store(struct gpu *g, const struct gpu_place *place, LLVMValueRef
 /* The tile in shared memory: where it is, or a copy made here, between barriers. */
 struct gpu_place gpu_in_shared(struct gpu *g, const struct tile_value *value,
                                enum gpu_reader reader);
+/* The columns of the place that no thread's elements reach become zero. */
+void gpu_clear_rest(struct gpu *g, struct tile_type type, const struct gpu_place *place);
 /* Writes the fragment's own elements to the place; the others become zero. No barriers. */
 void gpu_spill(struct gpu *g, const struct tile_value *value, const struct gpu_place *place);
 /* The fragment's registers from the place. */
@@ -158,9 +174,13 @@ void gpu_fill(struct gpu *g, struct tile_type type, const struct gpu_place *plac
 /* Whether the place has element (r, c) of the thread, or NULL where it has it in every thread. */
 LLVMValueRef gpu_fits(struct gpu *g, struct tile_type type, const struct gpu_place *place,
                       uint32_t r, uint32_t c);
-/* The same of one register, whose first element is (r, c). */
+/* The same of one register, whose first element is (r, c); gpu_fill_one of codes sets the registers
+ * of the next column, too. */
 void gpu_spill_one(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
                    uint32_t c, LLVMValueRef *elements);
+/* Elements (r, c), with c even, and (r, c + 1). */
+void gpu_spill_pair(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
+                    uint32_t c, LLVMValueRef elements[2]);
 void gpu_fill_one(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
                   uint32_t c, LLVMValueRef *registers);
 bool gpu_wants_shared(struct gpu *g, const struct tile_value *value); /* products alone read it */
@@ -168,25 +188,83 @@ enum gpu_reader gpu_reader_of(struct gpu *g, const struct tile_value *value);
 /* A first operand of products in loops further in is put where they find it. */
 void gpu_settle(struct gpu *g, const struct tile_value *value);
 
-/* ---- memory.c ---- */
+/* ---- access.c: where the elements of an access lie ---- */
 LLVMValueRef gpu_index(struct gpu *g, const struct tile_value *value); /* i64 */
+/* Where an element lies: of types below a byte, `shift` bits (i32) up in the byte there. */
+struct gpu_spot {
+  LLVMValueRef pointer;
+  LLVMValueRef shift; /* NULL for 0 */
+};
 /* The indices and live counts of an access. */
 struct gpu_access {
   const struct tile_access *access;
-  LLVMValueRef origin;                  /* i64: elements from the tensor's base to element (0, 0) */
+  LLVMValueRef origin; /* i64: elements from the tensor's base to element (0, 0), of
+                          row 0 where `scattered` */
   LLVMValueRef live_rows, live_columns; /* i32, not negative */
   LLVMValueRef first_column;            /* i64: index along the dimension of columns, or NULL */
+  bool scattered;                       /* some dimension has a tile of row indices */
+  const struct tile_value *rows[SPEC_MAX_RANK]; /* these tiles by dimension, else NULL */
+  struct gpu_place row_places[SPEC_MAX_RANK];   /* of tiles that are no formula, for copies */
+  struct gpu_spot *begins;                      /* of GPU_LAZY and scattered: by row of the
+                                                   thread */
 };
-struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op, uint32_t first_operand);
+/* Of a load or store. */
+struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op);
+enum dtype gpu_dtype(const struct gpu *g, uint32_t tensor);
+/* Columns run along the last dimension, whose elements are neighbours. */
+bool gpu_has_unit_columns(const struct gpu *g, const struct tile_access *access);
+/* index (i32) < live, or NULL where all of `count` are. */
+LLVMValueRef gpu_lives(struct gpu *g, LLVMValueRef index, LLVMValueRef live, uint32_t count);
+/* Elements (i64) from the tensor's base to column 0 of a row (i32) below `reach`, for copies by all
+ * threads; and from there to a column. */
+LLVMValueRef gpu_row_offset(struct gpu *g, const struct gpu_access *a, struct tile_type type,
+                            LLVMValueRef row, uint32_t reach);
+LLVMValueRef gpu_column_offset(struct gpu *g, const struct gpu_access *a, LLVMValueRef column);
+LLVMValueRef gpu_row_stride(struct gpu *g, const struct gpu_access *a); /* i64: along row_dim */
+/* What so many elements (i64) take; of types below a byte they are whole bytes. */
+LLVMValueRef gpu_bytes(struct gpu *g, enum dtype type, LLVMValueRef count);
+/* Whether everything that the access reaches begins at a multiple of `bytes`, given that it counts
+ * columns in such steps: the same in every thread. */
+LLVMValueRef gpu_is_aligned(struct gpu *g, const struct gpu_access *a, uint32_t bytes);
+struct gpu_spot gpu_spot_at(struct gpu *g, uint32_t tensor, LLVMValueRef offset /* i64 */);
+/* Element (r, c) of the thread, given where its elements of row r begin. */
+struct gpu_spot gpu_row_begin(struct gpu *g, const struct gpu_access *a, struct tile_type type,
+                              uint32_t r);
+struct gpu_spot gpu_spot(struct gpu *g, const struct gpu_access *a, struct tile_type type,
+                         struct gpu_spot begin, uint32_t c);
+/* The element of a tile of that type there, if it is live (i1; NULL: it is), else zero; nothing
+ * else is touched. */
+LLVMValueRef gpu_load_element(struct gpu *g, uint32_t tensor, enum tile_element element,
+                              struct gpu_spot spot, LLVMValueRef live);
+/* Row indices that can be computed for any row alone, and whether nothing else is wanted of them:
+ * their op is then not lowered. */
+bool gpu_is_row_formula(struct gpu *g, const struct tile_value *value);
+bool gpu_is_only_rows(struct gpu *g, const struct tile_value *value);
+
+/* ---- memory.c ---- */
 void gpu_load(struct gpu *g, const struct tile_op *op);
-LLVMValueRef gpu_load_lazily(struct gpu *g, const struct tile_value *value, uint32_t c);
+LLVMValueRef gpu_load_lazily(struct gpu *g, const struct tile_value *value, uint32_t r, uint32_t c);
 void gpu_store(struct gpu *g, const struct tile_op *op);
-/* Begins to copy the tile into the place, through registers where it cannot be asynchronous. */
-void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
-              const struct gpu_place *place);
 /* Before an access to a tensor that the kernel both reads and writes. */
 void gpu_order(struct gpu *g, uint32_t tensor);
 void gpu_order_reads(struct gpu *g, const struct expr *e);
+bool gpu_reads_back(struct gpu *g, const struct expr *e); /* such a tensor */
+
+/* ---- copy.c ---- */
+/* Begins to copy the tile into the place, through registers where it cannot be asynchronous. */
+void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
+              const struct gpu_place *place);
+
+/* ---- codes.c: types of a byte and less ---- */
+bool gpu_is_code(enum dtype type);
+uint32_t gpu_bits(enum dtype type); /* of an element in memory */
+/* Two neighbours, pair `number` of those in a word (i32, the first in its lowest bits), as
+ * registers of a tile with several columns: one for a 16-bit element, else two. Exact. */
+void gpu_decode(struct gpu *g, enum dtype type, enum tile_element element, LLVMValueRef word,
+                uint32_t number, LLVMValueRef out[2]);
+/* One, as an expression's value. */
+LLVMValueRef gpu_decode_one(struct gpu *g, enum dtype type, enum tile_element element,
+                            LLVMValueRef code);
 
 /* ---- product.c ---- */
 void gpu_product(struct gpu *g, const struct tile_op *op);

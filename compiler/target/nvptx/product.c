@@ -377,6 +377,6 @@ void gpu_product(struct gpu *g, const struct tile_op *op)
   LLVMValueRef *registers = gpu_new_fragment(g, result);
   for (uint32_t k = 0; k < count; k++)
     registers[k] = p.c[k];
-  g->shared_used = used;
+  gpu_release(g, used);
   gpu_settle(g, result);
 }

@@ -86,6 +86,8 @@ struct exchange {
   LLVMValueRef writes;     /* i1: of the threads with the same results, this one writes */
 };
 
+enum { KEPT_BYTES = 1024 };
+
 static void across_warps(struct gpu *g, const struct tile_op *op, const struct exchange *x,
                          LLVMValueRef *results, uint32_t count)
 {
@@ -100,21 +102,23 @@ static void across_warps(struct gpu *g, const struct tile_op *op, const struct e
   place.offset = emit_i32(e, (int32_t)gpu_allocate(g, gpu_place_bytes(&place)));
   LLVMValueRef mine = gpu_address(g, &place, x->warp, x->thread);
   LLVMValueRef first = gpu_address(g, &place, emit_i32(e, 0), x->thread);
-  emit_gpu_barrier(e);
+  gpu_before_write(g);
   struct emit_branch branch;
   emit_if(e, &branch, x->writes);
   for (uint32_t k = 0; k < count; k++)
     emit_store(e, results[k], gpu_further(g, mine, 4 * (int64_t)(k * x->threads)), 4);
   emit_else(e, &branch);
   emit_end_if(e, &branch);
-  emit_gpu_barrier(e);
+  gpu_barrier(g);
   for (uint32_t k = 0; k < count; k++)
     for (uint32_t w = 0; w < x->warps; w++) {
       int64_t at = (int64_t)w * place.pitch + 4 * (int64_t)(k * x->threads);
       LLVMValueRef part = gpu_load_from(g, &place, gpu_further(g, first, at));
       results[k] = w == 0 ? part : gpu_combine(g, op->reduction, results[k], part);
     }
-  g->shared_used = used;
+  /* What is not used again needs no barrier before the next exchange, so that little is kept. */
+  if (gpu_place_bytes(&place) > KEPT_BYTES)
+    gpu_release(g, used);
 }
 
 /* `any` and `all` of packed bools are bitwise or and and, as of single ones. */

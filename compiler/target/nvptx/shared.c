@@ -16,6 +16,24 @@ uint32_t gpu_allocate(struct gpu *g, uint32_t bytes)
   return offset;
 }
 
+void gpu_release(struct gpu *g, uint32_t used)
+{
+  g->reading = g->reading || used < g->shared_used;
+  g->shared_used = used;
+}
+
+void gpu_barrier(struct gpu *g)
+{
+  emit_gpu_barrier(g->e);
+  g->reading = false;
+}
+
+void gpu_before_write(struct gpu *g)
+{
+  if (g->reading)
+    gpu_barrier(g);
+}
+
 uint32_t gpu_element_bytes(enum tile_element element)
 {
   return gpu_is_half(element) ? 2 : 4;
@@ -45,6 +63,22 @@ struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum gpu_re
   return place;
 }
 
+struct gpu_place gpu_new_load_place(struct gpu *g, const struct tile_op *load)
+{
+  const struct tile_value *value = load->results[0];
+  if (!gpu_has_codes(g, value))
+    return gpu_new_place(g, value->type, gpu_reader_of(g, value));
+  enum dtype codes = gpu_dtype(g, load->access.tensor);
+  struct gpu_place place = {.rows = round_up(value->type.rows, 16),
+                            .columns = round_up(value->type.columns, 16),
+                            .element = value->type.element,
+                            .codes = codes};
+  /* An odd number of 16 bytes, as for 16-bit elements. */
+  place.pitch = round_up(place.columns * gpu_bits(codes) / 8, 16) | 16;
+  place.offset = emit_i32(g->e, (int32_t)gpu_allocate(g, gpu_place_bytes(&place)));
+  return place;
+}
+
 uint32_t gpu_place_bytes(const struct gpu_place *place)
 {
   return place->rows * place->pitch;
@@ -55,10 +89,12 @@ LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValue
 {
   struct emit *e = g->e;
   LLVMValueRef offset = LLVMBuildMul(e->builder, row, emit_i32(e, (int32_t)place->pitch), "");
-  offset = LLVMBuildAdd(
-      e->builder, offset,
-      LLVMBuildMul(e->builder, column, emit_i32(e, (int32_t)gpu_element_bytes(place->element)), ""),
-      "");
+  uint32_t several = tile_elements_per_byte(place->codes);
+  uint32_t bytes = place->codes == DTYPE_ANY ? gpu_element_bytes(place->element) : 1;
+  LLVMValueRef along = several > 1
+                           ? LLVMBuildUDiv(e->builder, column, emit_i32(e, (int32_t)several), "")
+                           : LLVMBuildMul(e->builder, column, emit_i32(e, (int32_t)bytes), "");
+  offset = LLVMBuildAdd(e->builder, offset, along, "");
   return emit_gpu_shared(e, LLVMBuildAdd(e->builder, place->offset, offset, ""));
 }
 
@@ -86,9 +122,25 @@ LLVMValueRef gpu_load_from(struct gpu *g, const struct gpu_place *place, LLVMVal
   return emit_from_storage(g->e, type, stored);
 }
 
+/* How many bits up in its byte the code of a column lies. */
+static LLVMValueRef shift_of(struct gpu *g, const struct gpu_place *place, LLVMValueRef column)
+{
+  struct emit *e = g->e;
+  uint32_t several = tile_elements_per_byte(place->codes);
+  LLVMValueRef part = LLVMBuildAnd(e->builder, column, emit_i32(e, (int32_t)several - 1), "");
+  return LLVMBuildMul(e->builder, part, emit_i32(e, (int32_t)gpu_bits(place->codes)), "");
+}
+
 LLVMValueRef gpu_shared_load(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
                              LLVMValueRef column)
 {
+  struct emit *e = g->e;
+  if (place->codes != DTYPE_ANY) {
+    LLVMValueRef code = emit_load(e, e->i8, gpu_address(g, place, row, column), 1);
+    code = LLVMBuildZExt(e->builder, code, e->i32, "");
+    code = LLVMBuildLShr(e->builder, code, shift_of(g, place, column), "");
+    return gpu_decode_one(g, place->codes, place->element, code);
+  }
   return gpu_load_from(g, place, gpu_address(g, place, row, column));
 }
 
@@ -111,8 +163,9 @@ void gpu_shared_store(struct gpu *g, const struct gpu_place *place, LLVMValueRef
 /* From the thread's first element of a tile to element (r, c). */
 static int64_t distance(const struct gpu_place *place, uint32_t r, uint32_t c)
 {
-  return (int64_t)gpu_row_step(r) * place->pitch +
-         (int64_t)gpu_column_step(c) * gpu_element_bytes(place->element);
+  uint32_t bits =
+      place->codes == DTYPE_ANY ? 8 * gpu_element_bytes(place->element) : gpu_bits(place->codes);
+  return (int64_t)gpu_row_step(r) * place->pitch + (int64_t)gpu_column_step(c) * bits / 8;
 }
 
 static LLVMValueRef first_address(struct gpu *g, struct tile_type type,
@@ -167,7 +220,7 @@ void gpu_spill_one(struct gpu *g, struct tile_type type, const struct gpu_place 
 }
 
 /* Blocks of 8 columns reach a multiple of 16 or 8 less: the last 8 of the place are zero then. */
-static void clear_rest(struct gpu *g, struct tile_type type, const struct gpu_place *place)
+void gpu_clear_rest(struct gpu *g, struct tile_type type, const struct gpu_place *place)
 {
   struct emit *e = g->e;
   struct gpu_shape shape = gpu_shape(g, type);
@@ -214,11 +267,24 @@ void gpu_spill(struct gpu *g, const struct tile_value *value, const struct gpu_p
         elements[k] = gpu_element(g, value, r, c + k);
       gpu_spill_one(g, value->type, place, r, c, elements);
     }
-  clear_rest(g, value->type, place);
+  gpu_clear_rest(g, value->type, place);
   if (mine == NULL)
     return;
   emit_else(g->e, &branch);
   emit_end_if(g->e, &branch);
+}
+
+/* Of columns c, an even one, and c + 1. */
+static void fill_codes(struct gpu *g, struct tile_type type, const struct gpu_place *place,
+                       LLVMValueRef pointer, uint32_t c, LLVMValueRef *registers)
+{
+  struct emit *e = g->e;
+  bool whole = gpu_bits(place->codes) == 8;
+  LLVMValueRef codes = emit_load(e, whole ? e->i16 : e->i8, pointer, whole ? 2 : 1);
+  codes = LLVMBuildZExt(e->builder, codes, e->i32, "");
+  if (gpu_bits(place->codes) < 4)
+    codes = LLVMBuildLShr(e->builder, codes, shift_of(g, place, gpu_column(g, type, c)), "");
+  gpu_decode(g, place->codes, type.element, codes, 0, registers);
 }
 
 void gpu_fill_one(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
@@ -231,6 +297,10 @@ void gpu_fill_one(struct gpu *g, struct tile_type type, const struct gpu_place *
   LLVMValueRef exists = gpu_fits(g, type, place, r, c);
   if (exists != NULL)
     pointer = emit_select(e, exists, pointer, emit_gpu_shared(e, place->offset));
+  if (place->codes != DTYPE_ANY) {
+    fill_codes(g, type, place, pointer, c, &registers[gpu_is_packed(type) ? number / 2 : number]);
+    return;
+  }
   if (gpu_is_packed(type)) {
     registers[number / 2] = emit_load(e, e->i32, pointer, 4);
     return;
@@ -244,8 +314,9 @@ void gpu_fill(struct gpu *g, struct tile_type type, const struct gpu_place *plac
               LLVMValueRef *registers)
 {
   struct gpu_shape shape = gpu_shape(g, type);
+  const uint32_t width = gpu_is_packed(type) || place->codes != DTYPE_ANY ? 2 : 1;
   for (uint32_t r = 0; r < shape.rows; r++)
-    for (uint32_t c = 0; c < shape.columns; c += gpu_is_packed(type) ? 2 : 1)
+    for (uint32_t c = 0; c < shape.columns; c += width)
       gpu_fill_one(g, type, place, r, c, registers);
 }
 
@@ -283,13 +354,46 @@ static bool maps_in_place(struct gpu *g, const struct tile_op *map, const struct
   return true;
 }
 
+bool gpu_has_codes(const struct gpu *g, const struct tile_value *value)
+{
+  const struct tile_op *load = value->def;
+  return load != NULL && load->kind == TILE_LOAD && is_tile(value) &&
+         gpu_is_code(gpu_dtype(g, load->access.tensor)) && gpu_has_unit_columns(g, &load->access);
+}
+
+const struct tile_value *gpu_made_of(struct gpu *g, const struct tile_op *op)
+{
+  if (op->kind != TILE_MAP && op->kind != TILE_CONVERT)
+    return NULL;
+  const struct tile_value *result = op->results[0];
+  if (gpu_wants_shared(g, result))
+    return result;
+  if (op->kind == TILE_CONVERT || g->users[result->id].count != 1)
+    return NULL;
+  const struct tile_op *convert = g->users[result->id].items[0];
+  return convert->kind == TILE_CONVERT && convert->parent == op->parent ? gpu_made_of(g, convert)
+                                                                        : NULL;
+}
+
+/* A map or conversion of codes that makes an operand of products. */
+static bool maps_codes(struct gpu *g, const struct tile_op *op, const struct tile_value *value)
+{
+  if (!gpu_has_codes(g, value))
+    return false;
+  const struct tile_value *made = gpu_made_of(g, op);
+  return made != NULL && made->type.rows == value->type.rows &&
+         made->type.columns == value->type.columns;
+}
+
 bool gpu_wants_shared(struct gpu *g, const struct tile_value *value)
 {
-  if (!is_tile(value) || !is_real(value->type.element) || g->users[value->id].count == 0)
+  if (!is_tile(value) || g->users[value->id].count == 0 ||
+      (!is_real(value->type.element) && !gpu_has_codes(g, value)))
     return false;
   for (size_t n = 0; n < g->users[value->id].count; n++) {
     const struct tile_op *user = g->users[value->id].items[n];
-    if (!is_product_operand(user, value) && !maps_in_place(g, user, value))
+    if (!is_product_operand(user, value) && !maps_in_place(g, user, value) &&
+        !maps_codes(g, user, value))
       return false;
   }
   return true;
@@ -299,7 +403,7 @@ enum gpu_reader gpu_reader_of(struct gpu *g, const struct tile_value *value)
 {
   for (size_t n = 0; n < g->users[value->id].count; n++) {
     const struct tile_op *user = g->users[value->id].items[n];
-    if (user->kind == TILE_MAP)
+    if (user->kind == TILE_MAP || user->kind == TILE_CONVERT)
       return gpu_reader_of(g, user->results[0]);
     if (user->kind == TILE_PRODUCT &&
         (user->operands[1] == value ? !user->transpose_b : user->transpose_a))
@@ -308,17 +412,83 @@ enum gpu_reader gpu_reader_of(struct gpu *g, const struct tile_value *value)
   return GPU_READ_ROWS;
 }
 
+void gpu_spill_pair(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
+                    uint32_t c, LLVMValueRef elements[2])
+{
+  gpu_spill_one(g, type, place, r, c, elements);
+  if (!gpu_is_packed(type))
+    gpu_spill_one(g, type, place, r, c + 1, elements + 1);
+}
+
+/* 8 codes from one place as elements to another. */
+static void expand_8(struct gpu *g, const struct gpu_place *codes, const struct gpu_place *place,
+                     LLVMValueRef row, LLVMValueRef column)
+{
+  struct emit *e = g->e;
+  const uint32_t bits = gpu_bits(codes->codes), per_word = bits == 8 ? 2 : 4; /* pairs */
+  LLVMValueRef from = gpu_address(g, codes, row, column);
+  LLVMValueRef words[2], elements[8];
+  if (bits == 8) {
+    LLVMTypeRef pair = LLVMVectorType(e->i32, 2);
+    LLVMValueRef both = emit_load(e, pair, from, 8);
+    for (int32_t k = 0; k < 2; k++)
+      words[k] = LLVMBuildExtractElement(e->builder, both, emit_i32(e, k), "");
+  } else {
+    LLVMTypeRef word = bits == 4 ? e->i32 : e->i16;
+    words[0] = LLVMBuildZExt(e->builder, emit_load(e, word, from, bits), e->i32, "");
+  }
+  const bool half = gpu_is_half(place->element);
+  for (uint32_t k = 0; k < 4; k++)
+    gpu_decode(g, codes->codes, place->element, words[k / per_word], k % per_word,
+               &elements[half ? k : 2 * k]);
+  LLVMTypeRef four = LLVMVectorType(half ? e->i32 : e->f32, 4);
+  for (uint32_t first = 0; first < (half ? 4 : 8); first += 4) {
+    LLVMValueRef vector = LLVMGetPoison(four);
+    for (uint32_t k = 0; k < 4; k++)
+      vector = LLVMBuildInsertElement(e->builder, vector, elements[first + k],
+                                      emit_i32(e, (int32_t)k), "");
+    emit_store(e, vector, gpu_further(g, gpu_address(g, place, row, column), 4 * first), 16);
+  }
+}
+
+/* Codes beyond the tile's own are 0 and give 0. */
+void gpu_expand(struct gpu *g, const struct gpu_place *codes, const struct gpu_place *place)
+{
+  struct emit *e = g->e;
+  const uint32_t width = place->columns / 8, total = place->rows * width;
+  const uint32_t threads = gpu_threads(g);
+  for (uint32_t first = 0; first < total; first += threads) {
+    LLVMValueRef number = LLVMBuildAdd(e->builder, g->thread, emit_i32(e, (int32_t)first), "");
+    LLVMValueRef row = LLVMBuildUDiv(e->builder, number, emit_i32(e, (int32_t)width), "");
+    LLVMValueRef column = LLVMBuildURem(e->builder, number, emit_i32(e, (int32_t)width), "");
+    column = LLVMBuildMul(e->builder, column, emit_i32(e, 8), "");
+    struct emit_branch branch;
+    const bool last = first + threads > total;
+    if (last)
+      emit_if(e, &branch,
+              LLVMBuildICmp(e->builder, LLVMIntSLT, number, emit_i32(e, (int32_t)total), ""));
+    expand_8(g, codes, place, row, column);
+    if (last) {
+      emit_else(e, &branch);
+      emit_end_if(e, &branch);
+    }
+  }
+}
+
 struct gpu_place gpu_in_shared(struct gpu *g, const struct tile_value *value,
                                enum gpu_reader reader)
 {
   struct gpu_value *v = gpu_value(g, value);
   gpu_stream_arrive(g, value);
-  if (v->in_shared)
+  if (v->in_shared && v->place.codes == DTYPE_ANY)
     return v->place;
   struct gpu_place place = gpu_new_place(g, value->type, reader);
-  emit_gpu_barrier(g->e); /* whoever read what lay here before is done */
-  gpu_spill(g, value, &place);
-  emit_gpu_barrier(g->e);
+  gpu_before_write(g);
+  if (v->in_shared)
+    gpu_expand(g, &v->place, &place);
+  else
+    gpu_spill(g, value, &place);
+  gpu_barrier(g);
   return place;
 }
 

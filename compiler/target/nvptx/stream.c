@@ -16,6 +16,9 @@ static bool may_stream(struct gpu *g, const struct tile_op *load)
   const struct tile_value *value = load->results[0];
   if (load->kind != TILE_LOAD || g->reads_back[load->access.tensor] || !gpu_wants_shared(g, value))
     return false;
+  for (uint32_t k = 0; k < load->operand_count; k++)
+    if (load->operands[k]->type.kind == TILE_KIND_TILE && !gpu_is_row_formula(g, load->operands[k]))
+      return false;
   for (size_t n = 0; n < g->users[value->id].count; n++)
     if (g->users[value->id].items[n]->parent != load->parent)
       return false;
@@ -31,7 +34,7 @@ static uint32_t position_of(const struct tile_op *op)
 }
 
 /* Of the ops in the body that read what was loaded: the first's and the last's position. A map that
- * works in place reads it with its result's users. */
+ * works in place reads it with its result's users, and so may a conversion. */
 static void uses_of(struct gpu *g, const struct tile_value *value, uint32_t *first, uint32_t *last)
 {
   for (size_t n = 0; n < g->users[value->id].count; n++) {
@@ -39,7 +42,7 @@ static void uses_of(struct gpu *g, const struct tile_value *value, uint32_t *fir
     uint32_t position = position_of(user);
     *first = position < *first ? position : *first;
     *last = position > *last ? position : *last;
-    if (user->kind == TILE_MAP)
+    if (user->kind == TILE_MAP || user->kind == TILE_CONVERT)
       uses_of(g, user->results[0], first, last);
   }
 }
@@ -51,36 +54,50 @@ static uint32_t first_use(struct gpu *g, const struct tile_op *load)
   return first;
 }
 
-/* Whether the two make the same of their region's first argument. */
-static bool is_same(const struct tile_op *loop, const struct tile_value *a,
+static bool is_same_access(const struct tile_access *a, const struct tile_access *b)
+{
+  return a->tensor == b->tensor && a->row_dim == b->row_dim && a->group_dim == b->group_dim &&
+         a->row_group == b->row_group && a->column_dim == b->column_dim;
+}
+
+static bool is_same_type(struct tile_type a, struct tile_type b)
+{
+  return a.kind == b.kind && a.element == b.element && a.rows == b.rows && a.columns == b.columns;
+}
+
+/* Whether the two, scalars or formulas of rows, make the same of their region's first argument, but
+ * for rows that are dead. */
+static bool is_same(struct gpu *g, const struct tile_op *loop, const struct tile_value *a,
                     const struct tile_value *b)
 {
   if (a == b)
     return true;
   if (a == loop->regions[0]->arguments[0] || b == loop->regions[1]->arguments[0])
     return a == loop->regions[0]->arguments[0] && b == loop->regions[1]->arguments[0];
-  if (a->def == NULL || b->def == NULL || a->def->kind != TILE_SCALAR ||
-      b->def->kind != TILE_SCALAR || a->def->expr != b->def->expr ||
+  if (a->def == NULL || b->def == NULL || a->def->kind != b->def->kind ||
+      !is_same_type(a->type, b->type) || a->def->expr != b->def->expr ||
       a->def->operand_count != b->def->operand_count)
     return false;
-  for (uint32_t k = 0; k < a->def->operand_count; k++)
-    if (!is_same(loop, a->def->operands[k], b->def->operands[k]))
+  if (a->def->kind != TILE_SCALAR && !gpu_is_row_formula(g, a))
+    return false;
+  if (a->def->kind == TILE_LOAD && !is_same_access(&a->def->access, &b->def->access))
+    return false;
+  const uint32_t counts = a->def->kind == TILE_LOAD ? 2 : 0;
+  for (uint32_t k = 0; k + counts < a->def->operand_count; k++)
+    if (!is_same(g, loop, a->def->operands[k], b->def->operands[k]))
       return false;
   return true;
 }
 
 /* Loads of the same elements, but for how many of them are live. */
-static bool is_same_load(const struct tile_op *loop, const struct tile_op *a,
+static bool is_same_load(struct gpu *g, const struct tile_op *loop, const struct tile_op *a,
                          const struct tile_op *b)
 {
-  const struct tile_type x = a->results[0]->type, y = b->results[0]->type;
-  if (x.element != y.element || x.rows != y.rows || x.columns != y.columns ||
-      a->access.tensor != b->access.tensor || a->access.row_dim != b->access.row_dim ||
-      a->access.group_dim != b->access.group_dim || a->access.row_group != b->access.row_group ||
-      a->access.column_dim != b->access.column_dim || a->operand_count != b->operand_count)
+  if (!is_same_type(a->results[0]->type, b->results[0]->type) ||
+      !is_same_access(&a->access, &b->access) || a->operand_count != b->operand_count)
     return false;
   for (uint32_t k = 0; k + 2 < a->operand_count; k++)
-    if (!is_same(loop, a->operands[k], b->operands[k]))
+    if (!is_same(g, loop, a->operands[k], b->operands[k]))
       return false;
   return true;
 }
@@ -120,7 +137,7 @@ static void plan_streams(struct gpu *g, struct gpu_loop *loop)
   for (uint32_t r = 1; r < op->region_count; r++) {
     bool same = find_loads(g, op->regions[r], loads[r]) == loop->count;
     for (uint32_t n = 0; same && n < loop->count; n++)
-      same = is_same_load(op, loads[0][n], loads[r][n]);
+      same = is_same_load(g, op, loads[0][n], loads[r][n]);
     if (!same)
       loop->count = 0;
   }
@@ -132,8 +149,7 @@ static void plan_streams(struct gpu *g, struct gpu_loop *loop)
   loop->stages = g->schedule.stages > 1 || loop->count == 1 || !is_sequential(g, loop) ? 2 : 1;
   for (uint32_t n = 0; n < loop->count; n++) {
     struct gpu_stream *stream = &loop->streams[n];
-    const struct tile_value *value = loads[0][n]->results[0];
-    stream->place = gpu_new_place(g, value->type, gpu_reader_of(g, value));
+    stream->place = gpu_new_load_place(g, loads[0][n]);
     stream->bytes = gpu_place_bytes(&stream->place);
     if (loop->stages == 2)
       gpu_allocate(g, stream->bytes); /* right behind: both are multiples of 16 */
@@ -153,9 +169,9 @@ static struct gpu_place slot_of(struct gpu *g, const struct gpu_stream *stream, 
   return place;
 }
 
-/* The access of a load when the loop is at `position`: the scalars before it are computed once
- * more for that position. */
-static struct gpu_access access_at(struct gpu *g, const struct tile_op *load, LLVMValueRef position)
+/* Values are those of the loop at `position` for a load, until `leave`: the scalars before it are
+ * computed once more. */
+static struct gpu_value *enter(struct gpu *g, const struct tile_op *load, LLVMValueRef position)
 {
   const struct tile_region *region = load->parent;
   size_t bytes = sizeof(*g->values) * g->kernel->value_count;
@@ -166,19 +182,28 @@ static struct gpu_access access_at(struct gpu *g, const struct tile_op *load, LL
   for (const struct tile_op *op = region->first; op != load; op = op->next)
     if (op->kind == TILE_SCALAR)
       gpu_lower_scalar(g, op);
-  struct gpu_access access = gpu_access(g, load, 0);
+  return saved;
+}
+
+static void leave(struct gpu *g, const struct gpu_value *saved)
+{
   for (uint32_t k = 0; k < g->kernel->value_count; k++)
     g->values[k] = saved[k];
-  return access;
 }
 
 static void copy_stream(struct gpu *g, const struct gpu_stream *stream, uint32_t regions,
                         LLVMValueRef position, LLVMValueRef full, LLVMValueRef slot)
 {
   struct emit *e = g->e;
-  struct gpu_access access = access_at(g, stream->loads[0], position);
+  struct gpu_access partial;
   if (regions > 1) {
-    struct gpu_access partial = access_at(g, stream->loads[1], position);
+    const struct gpu_value *saved = enter(g, stream->loads[1], position);
+    partial = gpu_access(g, stream->loads[1]);
+    leave(g, saved);
+  }
+  const struct gpu_value *saved = enter(g, stream->loads[0], position);
+  struct gpu_access access = gpu_access(g, stream->loads[0]);
+  if (regions > 1) {
     if (access.live_rows != partial.live_rows)
       access.live_rows = emit_select(e, full, access.live_rows, partial.live_rows);
     if (access.live_columns != partial.live_columns)
@@ -186,6 +211,7 @@ static void copy_stream(struct gpu *g, const struct gpu_stream *stream, uint32_t
   }
   struct gpu_place place = slot_of(g, stream, slot);
   gpu_copy(g, &access, stream->loads[0]->results[0]->type, &place);
+  leave(g, saved);
 }
 
 /* Streams [first, end) of the tile at `position`. */
@@ -247,7 +273,7 @@ void gpu_stream_arrive(struct gpu *g, const struct tile_value *value)
   v->in_shared = true;
   if (loop->stages == 1 || loop->arrived == 0) {
     emit_gpu_copy_wait(e, 0);
-    emit_gpu_barrier(e);
+    gpu_barrier(g);
   }
   if (loop->stages == 1 && n + 1 < loop->count)
     copy_streams(g, loop, n + 1, n + 2, loop->position, loop->full, NULL);
@@ -330,7 +356,7 @@ static void lower_body(struct gpu *g, const struct tile_op *op, uint32_t region,
   gpu_lower_region(g, body);
   if (op->result_count > 0)
     carried_set(g, op, carried, body->last->operands);
-  g->shared_used = used;
+  gpu_release(g, used);
 }
 
 void gpu_if(struct gpu *g, const struct tile_op *op)
@@ -341,10 +367,14 @@ void gpu_if(struct gpu *g, const struct tile_op *op)
   struct gpu_loop *loop = g->loop;
   g->loop = NULL; /* no stream arrives in a branch */
   emit_if(e, &branch, gpu_element(g, op->operands[0], 0, 0));
+  const bool before = g->reading;
   lower_body(g, op, 0, NULL, carried);
   emit_else(e, &branch);
+  const bool after = g->reading;
+  g->reading = before;
   lower_body(g, op, 1, NULL, carried);
   emit_end_if(e, &branch);
+  g->reading = g->reading || after;
   g->loop = loop;
   carried_get(g, op, carried, op->results);
 }
@@ -369,7 +399,7 @@ static void loop_start(struct gpu *g, struct gpu_loop *loop)
 {
   if (loop->count == 0)
     return;
-  emit_gpu_barrier(g->e); /* whoever read what lay in the buffers before is done */
+  gpu_barrier(g); /* whoever read what lay in the buffers before is done */
   copy_next(g, loop, 0, loop->stages == 2 ? loop->count : 1,
             loop->stages == 2 ? emit_i32(g->e, 0) : NULL);
 }
@@ -380,7 +410,9 @@ static void loop_region(struct gpu *g, struct gpu_loop *loop, uint32_t region,
   loop->arrived = 0;
   loop->full = region == 0 ? LLVMConstInt(g->e->i1, 1, false) : LLVMConstInt(g->e->i1, 0, false);
   g->loop = loop;
+  g->reading = true; /* of the turn before */
   lower_body(g, loop->op, region, loop->position, carried);
+  g->reading = true;
   g->loop = loop->outer;
 }
 
@@ -423,7 +455,7 @@ void gpu_for(struct gpu *g, const struct tile_op *op)
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
   carried_get(g, op, carried, op->results);
-  g->shared_used = used;
+  gpu_release(g, used);
 }
 
 /* ---- for_segments ---- */
@@ -553,5 +585,5 @@ void gpu_for_segments(struct gpu *g, const struct tile_op *op)
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
   carried_get(g, op, carried, op->results);
-  g->shared_used = used;
+  gpu_release(g, used);
 }

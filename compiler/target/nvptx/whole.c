@@ -44,7 +44,7 @@ void gpu_transpose(struct gpu *g, const struct tile_op *op)
                              gpu_column(g, to->type, c), gpu_row(g, to->type, r));
   }
   gpu_set_elements(g, to, elements);
-  g->shared_used = used;
+  gpu_release(g, used);
   gpu_settle(g, to);
 }
 
@@ -80,7 +80,7 @@ void gpu_permute_columns(struct gpu *g, const struct tile_op *op)
                                                    gpu_row(g, to->type, r), column);
   }
   gpu_set_elements(g, to, elements);
-  g->shared_used = used;
+  gpu_release(g, used);
   gpu_settle(g, to);
 }
 
@@ -88,15 +88,15 @@ void gpu_permute_columns(struct gpu *g, const struct tile_op *op)
 static struct gpu_place own_copy(struct gpu *g, const struct tile_value *value)
 {
   struct gpu_place place = gpu_new_place(g, value->type, GPU_READ_COLUMNS);
-  emit_gpu_barrier(g->e);
+  gpu_before_write(g);
   gpu_spill(g, value, &place);
-  emit_gpu_barrier(g->e);
+  gpu_barrier(g);
   return place;
 }
 
 static void finish_copy(struct gpu *g, const struct tile_value *to, const struct gpu_place *place)
 {
-  emit_gpu_barrier(g->e);
+  gpu_barrier(g);
   gpu_fill(g, to->type, place, gpu_new_fragment(g, to));
 }
 
@@ -122,7 +122,7 @@ void gpu_scan(struct gpu *g, const struct tile_op *op)
   emit_loop_end(e, &along, &sum);
   emit_loop_end(e, &line, NULL);
   finish_copy(g, op->results[0], &place);
-  g->shared_used = used;
+  gpu_release(g, used);
 }
 
 /* x[m, n] = b[m, n] - sum over k < m of a[m, k] x[k, n]: a thread a column. */
@@ -147,7 +147,7 @@ void gpu_triangular_solve(struct gpu *g, const struct tile_op *op)
   emit_loop_end(e, &row, NULL);
   emit_loop_end(e, &column, NULL);
   finish_copy(g, op->results[0], &x);
-  g->shared_used = used;
+  gpu_release(g, used);
 }
 
 /* ---- contract ---- */
@@ -231,6 +231,6 @@ void gpu_contract(struct gpu *g, const struct tile_op *op)
   for (uint32_t k = 0; k < count; k++)
     sums[k] = LLVMBuildLoad2(e->builder, e->f32, sums[k], "");
   gpu_set_elements(g, result, sums);
-  g->shared_used = used;
+  gpu_release(g, used);
   gpu_settle(g, result);
 }

@@ -11,7 +11,8 @@
  *
  * A context stands for a device and its threads, a program for one compiled spec. A program is
  * compiled once and launched with tensors of any size: only heads, channels and constants of the
- * spec are compiled in. On the CPU a launch computes; on a GPU it enqueues work on a stream.
+ * spec are compiled in. (Launches on a cache have code of their own, see attn_variant.) On the CPU
+ * a launch computes; on a GPU it enqueues work on a stream.
  *
  * Errors. Functions that can fail return an attn_status and leave their out-parameters NULL or zero
  * when it is not ATTN_OK. The text of the error is kept on the context (attn_context_error) until
@@ -175,11 +176,22 @@ typedef enum attn_type {
   ATTN_TYPE_I32,
   ATTN_TYPE_I64,
   ATTN_TYPE_U8,
-  ATTN_TYPE_BOOL /* one byte, 0 or 1. As a DLTensor: code 6 (DLPack's kDLBool) or kDLUInt, 8 bits */
+  ATTN_TYPE_BOOL, /* one byte, 0 or 1. As a DLTensor: code 6 (DLPack's kDLBool) or kDLUInt, 8 bits
+                   */
+  ATTN_TYPE_I8    /* of cache tensors */
 } attn_type;
 ATTN_API const char *attn_type_name(attn_type type); /* "f32"; "any" */
 
-typedef enum attn_kernel { ATTN_KERNEL_FORWARD } attn_kernel;
+/* What attn_launch computes with. DECODE is for few query rows: query heads of a group share a
+ * tile, and the keys are split into parts that are computed side by side and then merged. ANY, the
+ * default, takes DECODE where a launch on a cache has so few rows that it is faster. Launches on k
+ * and v take FORWARD then, so that a program is compiled once for all their sizes. */
+typedef enum attn_kernel {
+  ATTN_KERNEL_FORWARD,
+  ATTN_KERNEL_DECODE,
+  ATTN_KERNEL_APPEND, /* what attn_append runs; not for attn_compile_options */
+  ATTN_KERNEL_ANY
+} attn_kernel;
 
 /* NAME=VALUE as text: the value of a const parameter, or a new default of another. */
 typedef struct attn_setting {
@@ -229,12 +241,16 @@ typedef struct attn_compile_options {
   attn_diagnostics_format diagnostics_format;
   char *error; /* or NULL: receives the text when compiling fails */
   size_t error_size;
+  /* Two more of the schedule: DECODE splits keys until there are `decode_tasks` tasks, but not into
+   * parts of fewer than `decode_part` keys. With UINT32_MAX tasks every part has that length, and
+   * the bits of a sequence's results do not depend on the rest of the batch. */
+  uint32_t decode_tasks, decode_part;
 } attn_compile_options;
 
 #define ATTN_COMPILE_OPTIONS_INIT                                                                  \
   {                                                                                                \
-    sizeof(attn_compile_options), NULL, ATTN_TYPE_ANY, ATTN_KERNEL_FORWARD, NULL, 0,               \
-        {0, 0, 0, 0, 0, 0, 0, 0}, NULL, NULL, NULL, ATTN_DIAGNOSTICS_TEXT, NULL, 0                 \
+    sizeof(attn_compile_options), NULL, ATTN_TYPE_ANY, ATTN_KERNEL_ANY, NULL, 0,                   \
+        {0, 0, 0, 0, 0, 0, 0, 0}, NULL, NULL, NULL, ATTN_DIAGNOSTICS_TEXT, NULL, 0, 0, 0           \
   }
 
 /* Compiles `length` bytes of source text. `name` stands for the file in diagnostics; NULL is
@@ -256,9 +272,29 @@ ATTN_API attn_status attn_compile_file(attn_context *context, const char *path,
  * end before their code goes. */
 ATTN_API void attn_program_free(attn_program *program);
 
-/* Compiles now what the first launch with q, k and v of this type would compile. ANY: the program's
- * own type, or f32. */
+/* Compiles now what the first launch with q, k and v of this type would compile, where it has no
+ * cache tensors and many query rows. ANY: the program's own type, or f32. */
 ATTN_API attn_status attn_program_prepare(attn_program *program, attn_type type);
+
+/* A launch as far as it decides what code it runs. Each different one is compiled when it is first
+ * needed; a program that must not wait then asks for all that it will use when it begins. */
+typedef struct attn_variant {
+  size_t size;
+  attn_type type;     /* ANY: the program's own type, or f32 */
+  attn_kernel kernel; /* APPEND: of attn_append. ANY: what a launch with so many `queries` runs */
+  int64_t queries; /* NQ; of packed sequences, that of the longest. Numbers up to 16 that have the
+                      same next power of two share code, and so do all greater ones */
+  int on_cache;    /* with cache tensors; attn_append always */
+  int packed;      /* and with query_starts */
+} attn_variant;
+
+#define ATTN_VARIANT_INIT                                                                          \
+  {                                                                                                \
+    sizeof(attn_variant), ATTN_TYPE_ANY, ATTN_KERNEL_ANY, 1, 0, 0                                  \
+  }
+
+/* Compiles now what such a launch would compile. */
+ATTN_API attn_status attn_program_prepare_for(attn_program *program, const attn_variant *variant);
 
 typedef enum attn_form {
   ATTN_FORM_TILE,     /* the tile program */
@@ -316,6 +352,13 @@ typedef struct attn_program_info {
   size_t output_count;
   const attn_param_info *params; /* launch parameters; consts are not among them */
   size_t param_count;
+  /* What a cache is made of, in the types and shapes that launches take: of types below a byte the
+   * bytes, of a `dense` cache the sizes per sequence. Dimensions: "B", "table" (pages that a
+   * sequence may have), "pages", "slots", "slots / 32" (tokens that share a scale), "16", or the
+   * expression of a cached input. Also of a spec without a `cache` statement, whose cache is dense.
+   */
+  const attn_tensor_info *cache;
+  size_t cache_count;
 } attn_program_info;
 
 /* Valid until the program is freed. */
@@ -375,7 +418,34 @@ static inline attn_param attn_param_float(const char *name, double value)
  * them. Alignment to 16 bytes makes launches on a GPU faster.
  *
  * Parameters that have a default may be left out. An int is also accepted for a float, and an int
- * of 0 or 1 for a bool. */
+ * of 0 or 1 for a bool.
+ *
+ * Caches. With `cache`, every tensor of attn_program_info's cache by name, keys and values are read
+ * from there: k, v, key_starts and the inputs that the spec declares `cached` are not given. B is
+ * the size of `lengths`. q is [B, H, NQ, D], or with query_starts packed as in ragged batches:
+ * [total, H, D]; o and outputs likewise. Sequence b has lengths[b] tokens; its queries are the last
+ * ones unless the spec aligns them otherwise. NK of outputs and of inputs that are not cached is
+ * max_length. docs/caches.md says what each tensor holds:
+ *
+ *   lengths      i32 [B]: tokens of each sequence, those of this launch included; 0 is fine
+ *   page_table   i32 [B, table]: `cache paged`. Entry t of a sequence is the page of its tokens t *
+ *                page to t * page + page - 1; entries beyond its length are not looked at.
+ * Sequences may share pages seen         i32 [B]: `positions stored`: tokens that a sequence ever
+ * had positions    i32 [slots]: `positions stored`: each kept token's own k, v         [slots, G,
+ * D], [slots, G, DV] (what `channels` keeps of them), in their storage k.scale, k.zero, k.recent,
+ * k.rest, and the same of v: as the spec's storage asks NAME         [slots, ...]: an input
+ * declared cached, without its dimensions B and NK
+ *
+ * where [slots] is [pages, page], [B, slots] or for a ring [B, sinks + capacity]. e4m3 and e5m2 are
+ * given as u8 (or as DLPack's types of these names), int8 as i8, int4 and int2 as u8 with 2 or 4
+ * codes a byte along the last dimension. Strides are free, but the last one is 1: cache tensors are
+ * never copied. Those that attn_append writes must not share elements with anything; their address
+ * ranges may interleave, as keys and scales in one row do.
+ *
+ * On a GPU lengths, page_table and seen may be in the CPU's memory, too: they are copied for the
+ * launch. Where the host can see them the launch checks them, and names sequence and page. Those in
+ * device memory are not waited for: kernels clamp what they read from them, so that nothing outside
+ * is touched, and report a fault. */
 typedef struct attn_arguments {
   size_t size;
   const DLTensor *q, *k, *v; /* v is NULL where the value is a slice of k */
@@ -395,12 +465,18 @@ typedef struct attn_arguments {
    * until the work on the stream is done. NULL: the context keeps some for each stream. */
   void *workspace;
   size_t workspace_size;
+  const attn_named_tensor *cache; /* or NULL: k and v are given */
+  size_t cache_count;
+  /* The most tokens of a sequence that this launch is planned for. 0: the largest of `lengths`
+   * where the host can see them, else what the page table or the slots hold. A graph is repeated
+   * with what it was captured with. */
+  int64_t max_length;
 } attn_arguments;
 
 #define ATTN_ARGUMENTS_INIT                                                                        \
   {                                                                                                \
     sizeof(attn_arguments), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
-        NULL, 0, NULL, 0                                                                           \
+        NULL, 0, NULL, 0, NULL, 0, 0                                                               \
   }
 
 /* Checks everything, then computes; returns when the results are written. Bits of the results
@@ -409,7 +485,7 @@ typedef struct attn_arguments {
  *
  * ERROR_ARGUMENT: something does not fit; the text names it, and nothing was written. ERROR_FAULT:
  * an index that the spec computes left its input; the text names input, index and place.
- * ERROR_SPEC, of the first launch of a type: it cannot be compiled.
+ * ERROR_SPEC, of the first launch of its kind (attn_variant): it cannot be compiled.
  *
  * On a GPU it returns when the work is enqueued on the stream. A fault is reported by attn_sync, or
  * by the program's next launch, which then does nothing else. Launches wait for nothing, but: for
@@ -426,6 +502,26 @@ ATTN_API attn_status attn_launch(attn_program *program, const attn_arguments *ar
  * at; 0 on the CPU. Makes the checks of a launch, with their errors. */
 ATTN_API attn_status attn_workspace_size(attn_program *program, const attn_arguments *arguments,
                                          size_t *bytes);
+
+/* Writes new tokens into a cache: rotates their keys where the spec's cache keeps rotated ones,
+ * quantises, and stores. Compiled from the same spec, at its first use.
+ *
+ * Takes k [B, G, NEW, D], v, and the inputs declared cached with NEW in place of NK; or with
+ * query_starts, where sequences get different numbers of tokens, these packed: k [total, G, D]. And
+ * the cache, whose `lengths` (and `seen`) are as they will be afterwards: the new tokens of
+ * sequence b are those from lengths[b] - NEW on. q, o and outputs are not given. Other inputs and
+ * parameters are needed where rotation or a table of the storage reads them, and not looked at
+ * otherwise.
+ *
+ * The pages that it writes must belong to one sequence each, as must their place in its table. A
+ * sequence of length 0 gets nothing. What a ring does not keep is not stored.
+ *
+ * Otherwise as attn_launch, with its errors. */
+ATTN_API attn_status attn_append(attn_program *program, const attn_arguments *arguments);
+
+/* attn_workspace_size of attn_append. */
+ATTN_API attn_status attn_append_workspace_size(attn_program *program,
+                                                const attn_arguments *arguments, size_t *bytes);
 
 /* Waits until all work on the stream is done, and reports the first fault of the launches of this
  * context that have ended: ERROR_FAULT, as attn_launch on the CPU gives it. With that all faults so

@@ -405,7 +405,7 @@ static const struct {
     {"12: paged = contiguous", USUAL "mask causal\ncache paged(page = 16)"},
     {"12: ring = contiguous", USUAL "mask causal\ncache ring(capacity = 64, sinks = 4)"},
     {"13: keys and values on the grid of int4 = exact",
-     USUAL "mask causal\ncache dense, k = int4(axis = channel, group = 16), "
+     USUAL "mask causal\ncache dense, k = int4(axis = channel, group = 16, residual = 16), "
            "v = int4(axis = token)"},
 };
 

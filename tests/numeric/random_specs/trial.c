@@ -201,11 +201,18 @@ static attn_type launch_type(enum dtype type)
   return type == DTYPE_F32 ? ATTN_TYPE_F32 : type == DTYPE_F16 ? ATTN_TYPE_F16 : ATTN_TYPE_BF16;
 }
 
-static attn_status compile(attn_context *context, const char *text, enum dtype type,
+/* Every other spec in tiles of few keys, which launches of few rows are split among: their keys
+ * would be a single part otherwise. */
+static attn_status compile(attn_context *context, const char *text, const struct trial_case *c,
                            attn_program **program, struct trial_result *result)
 {
   attn_compile_options options = ATTN_COMPILE_OPTIONS_INIT;
-  options.type = launch_type(type);
+  options.type = launch_type(c->type);
+  if (c->data / 16 % 2 == 1) {
+    options.schedule.columns = 16;
+    options.decode_part = 1;
+    options.decode_tasks = UINT32_MAX;
+  }
   options.error = result->text;
   options.error_size = sizeof(result->text);
   attn_status status = attn_compile(context, text, strlen(text), "random.attn", &options, program);
@@ -252,7 +259,7 @@ size_t trial_run(const char *device, const char *text, const struct trial_case *
   options.error_size = sizeof(result->text);
   if (attn_context_create(&options, &context) != ATTN_OK)
     return 0;
-  attn_status status = compile(context, text, cases[0].type, &program, result);
+  attn_status status = compile(context, text, &cases[0], &program, result);
   if (status == ATTN_OK)
     last = run_compiled(context, program, text, cases, count, result);
   else if (status == ATTN_ERROR_SPEC && strstr(result->text, "not yet lowered") != NULL)

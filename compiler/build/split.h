@@ -1,0 +1,35 @@
+/* Few rows of queries against many keys: the keys that a tile of rows may see are cut into parts,
+ * each walked by a task of its own, and a second kernel merges what the parts found (Dao et al.,
+ * "Flash-Decoding for long-context inference", 2023).
+ *
+ * How many parts a launch has follows from its sizes and the schedule (pipeline.h: tasks, part)
+ * alone. Which keys a part has follows from the segments of its tile of rows: the tiles of keys
+ * that they meet are counted in order, holes between them left out, and divided evenly, each part
+ * getting no fewer than schedule.part keys. Parts beyond the last tile are empty.
+ *
+ * Sums and statistics of parts lie in workspaces [B, H, NQ, parts * n] (build.h), f32, and i32 for
+ * positions.
+ *
+ * Private to compiler/build.
+ */
+#ifndef ATTN_COMPILER_BUILD_SPLIT_H
+#define ATTN_COMPILER_BUILD_SPLIT_H
+
+#include "compiler/build/build.h"
+
+/* How many: an index scalar, over what the launch gives. May stand before `parallel`. */
+struct tile_value *split_part_count(struct build *b);
+
+/* Opens `parallel` as build_open_row_parts does, enters the task and cuts the walks of the kernel
+ * to its part of the keys. Gives the part's number, index. split_leave_part ends the region. */
+struct tile_value *split_enter_part(struct build *b);
+void split_leave_part(struct build *b);
+
+/* A row's state, in the order in which both kernels list it: f32 or i32 [M, 1], or f32 [M, DV].
+ * `load` replaces each by that of the part. */
+void split_store(struct build *b, struct tile_value *part, struct tile_value **const *state,
+                 uint32_t count);
+void split_load(struct build *b, struct tile_value *part, struct tile_value **const *state,
+                uint32_t count);
+
+#endif

@@ -1,0 +1,24 @@
+/* Numbers of 8 bits and less as LLVM values: what DTYPE_E4M3, E5M2, I4 and I2 tensors hold. Scalars
+ * and vectors, on every target.
+ *
+ * E4M3 and E5M2 are the 8-bit floating point types of the Open Compute Project (OFP8, revision 1.0,
+ * 2023): a sign, 4 or 5 bits of exponent with bias 7 or 15, 3 or 2 of fraction. E5M2 has infinities
+ * and NaNs as IEEE types do; E4M3 has no infinity, and NaN where all bits but the sign are set. */
+#ifndef ATTN_COMPILER_EMIT_NARROW_H
+#define ATTN_COMPILER_EMIT_NARROW_H
+
+#include "compiler/emit/llvm.h"
+#include "dsl/spec.h"
+
+/* The f32 that `bits`, i8, stands for, exactly. `type`: E4M3 or E5M2. */
+LLVMValueRef emit_from_float8(struct emit *e, enum dtype type, LLVMValueRef bits);
+
+/* The i8 nearest to `value`, f32, ties to even. What lies beyond the largest finite number,
+ * infinities included, becomes that; NaN stays NaN. */
+LLVMValueRef emit_to_float8(struct emit *e, enum dtype type, LLVMValueRef value);
+
+/* Code number `index` of those in `word`, the first in the lowest bits, as a signed i32. Both are
+ * i32 of one shape. `type`: I4 or I2. */
+LLVMValueRef emit_code(struct emit *e, enum dtype type, LLVMValueRef word, LLVMValueRef index);
+
+#endif

@@ -1,0 +1,347 @@
+/* The steps of attnc decode: each appends its tokens to the cache and launches on it. */
+#include "runtime/attnc/decode.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/attnc/device.h"
+#include "runtime/attnc/random.h"
+
+/* ---- pieces of tensors ---- */
+
+/* Copies the box of `to`'s shape that begins at `first` of `from`. */
+static void copy_box(struct tensor *to, const struct tensor *from, const int64_t *first)
+{
+  size_t element = tensor_dtype_size(from->dtype);
+  int64_t at[TENSOR_MAX_RANK] = {0};
+  int last = to->ndim - 1;
+  size_t run = last < 0 ? element : (size_t)to->shape[last] * element;
+  unsigned char *out = to->data;
+  for (size_t done = 0; done < to->bytes; done += run) {
+    int64_t place = 0;
+    for (int d = 0; d <= last; d++)
+      place = place * from->shape[d] + first[d] + at[d];
+    memcpy(out + done, (const unsigned char *)from->data + (size_t)place * element, run);
+    for (int d = last - 1; d >= 0 && ++at[d] == to->shape[d]; d--)
+      at[d] = 0;
+  }
+}
+
+enum exit_status decode_take(const struct decode *decode, struct workload *step,
+                             enum workload_role role, uint32_t number, int64_t from,
+                             int64_t first_key)
+{
+  struct workload *whole = (struct workload *)(uintptr_t)&decode->whole;
+  const struct tensor *source = workload_tensor(whole, role, number);
+  struct workload_shape shape;
+  int64_t first[TENSOR_MAX_RANK] = {0};
+  enum exit_status status = workload_allocate_one(step, role, number);
+  if (status != EXIT_FINE || !workload_shape(step, role, number, &shape))
+    return status != EXIT_FINE ? status : EXIT_WRONG;
+  for (int d = 0; d < shape.ndim; d++) {
+    if (shape.kinds[d] == DIM_NQ)
+      first[d] = from;
+    else if (shape.kinds[d] == DIM_NK)
+      first[d] = first_key;
+    if (first[d] + shape.dims[d] > source->shape[d])
+      return fail_with(EXIT_WRONG,
+                       "'%s' has %lld elements along dimension %d after %lld tokens, "
+                       "more than the %lld after all of them: it cannot be given in steps",
+                       source->name, (long long)shape.dims[d], d, (long long)step->keys,
+                       (long long)source->shape[d]);
+  }
+  copy_box(workload_tensor(step, role, number), source, first);
+  return EXIT_FINE;
+}
+
+/* The rows of a step, put where they belong among all. */
+static void keep_rows(struct decode *decode, const struct decode_step *step)
+{
+  struct tensor *to = &decode->whole.o;
+  const struct tensor *rows = &step->rows.o;
+  size_t row = (size_t)rows->shape[3] * tensor_dtype_size(rows->dtype);
+  size_t run = (size_t)step->count * row;
+  for (int64_t n = 0; n < rows->shape[0] * rows->shape[1]; n++)
+    memcpy((unsigned char *)to->data + ((size_t)(n * to->shape[2] + step->from)) * row,
+           (const unsigned char *)rows->data + (size_t)n * run, run);
+}
+
+static void start_piece(const struct decode *decode, struct workload *piece, int64_t queries,
+                        int64_t keys)
+{
+  const struct workload *whole = &decode->whole;
+  workload_init(piece, whole->spec, whole->type);
+  memcpy(piece->params, whole->params, sizeof(piece->params));
+  memcpy(piece->given, whole->given, sizeof(piece->given));
+  piece->batch = whole->batch;
+  piece->queries = queries;
+  piece->keys = keys;
+}
+
+/* New tokens: k, v and cached inputs. */
+static enum exit_status take_tokens(const struct decode *decode, struct workload *tokens,
+                                    int64_t from)
+{
+  const struct spec *spec = tokens->spec;
+  enum exit_status status = decode_take(decode, tokens, WORKLOAD_K, 0, from, from);
+  if (status == EXIT_FINE && !spec->value_is_key)
+    status = decode_take(decode, tokens, WORKLOAD_V, 0, from, from);
+  for (uint32_t n = 0; n < spec->input_count && status == EXIT_FINE; n++)
+    if (spec->inputs[n].cached)
+      status = decode_take(decode, tokens, WORKLOAD_INPUT, n, from, from);
+  return status;
+}
+
+static enum exit_status take_rows(const struct decode *decode, struct decode_step *step)
+{
+  struct workload *rows = &step->rows;
+  const struct spec *spec = rows->spec;
+  enum exit_status status = decode_take(decode, rows, WORKLOAD_Q, 0, step->from, 0);
+  if (status == EXIT_FINE)
+    status = workload_allocate_one(rows, WORKLOAD_O, 0);
+  for (uint32_t n = 0; n < spec->input_count && status == EXIT_FINE; n++)
+    if (!spec->inputs[n].cached)
+      status = decode_take(decode, rows, WORKLOAD_INPUT, n, step->from, 0);
+  for (uint32_t n = 0; n < spec->output_count && status == EXIT_FINE; n++)
+    status = workload_allocate_one(rows, WORKLOAD_OUTPUT, n);
+  return status;
+}
+
+/* ---- a step ---- */
+
+static attn_status append(struct decode *decode, struct decode_step *step, struct workload *tokens,
+                          char *error, size_t size)
+{
+  struct workload_call call;
+  workload_call_init(&call, tokens);
+  workload_call_inputs(&call, &step->rows);
+  call.arguments.cache = step->tensors;
+  call.arguments.cache_count = step->tensor_count;
+  call.arguments.error = error;
+  call.arguments.error_size = size;
+  attn_status status = attn_append(decode->prepared.program, &call.arguments);
+  return status == ATTN_OK ? attn_sync(decode->prepared.context, NULL) : status;
+}
+
+static attn_status launch(struct decode *decode, struct decode_step *step, char *error, size_t size)
+{
+  struct workload_call call;
+  workload_call_init(&call, &step->rows);
+  call.arguments.cache = step->tensors;
+  call.arguments.cache_count = step->tensor_count;
+  call.arguments.max_length = step->rows.keys;
+  call.arguments.error = error;
+  call.arguments.error_size = size;
+  attn_status status = attn_launch(decode->prepared.program, &call.arguments);
+  return status == ATTN_OK ? attn_sync(decode->prepared.context, NULL) : status;
+}
+
+struct step_times {
+  double append, launch;
+};
+
+static enum exit_status compute(struct decode *decode, struct decode_step *step,
+                                struct workload *tokens, struct step_times *times)
+{
+  attn_context *context = decode->prepared.context;
+  char error[1024] = "";
+  attn_status status = device_upload(tokens, context, error, sizeof(error));
+  if (status == ATTN_OK)
+    status = device_upload(&step->rows, context, error, sizeof(error));
+  double start = now_ms();
+  if (status == ATTN_OK)
+    status = append(decode, step, tokens, error, sizeof(error));
+  double appended = now_ms();
+  if (status == ATTN_OK)
+    status = launch(decode, step, error, sizeof(error));
+  *times = (struct step_times){appended - start, now_ms() - appended};
+  if (status == ATTN_OK)
+    status = device_download(&step->rows, context, error, sizeof(error));
+  if (status != ATTN_OK && error[0] == '\0')
+    attn_context_error(context, error, sizeof(error));
+  if (status != ATTN_OK)
+    complain("%s", error);
+  device_release(&step->rows, context);
+  device_release(tokens, context);
+  return exit_of_attn(status);
+}
+
+static enum exit_status cache_failed(const struct decode *decode, attn_status status)
+{
+  char error[1024] = "";
+  attn_context_error(decode->prepared.context, error, sizeof(error));
+  return fail_with(exit_of_attn(status), "%s", error);
+}
+
+/* With the batch open. */
+static enum exit_status run_batch(struct decode *decode, struct decode_step *step,
+                                  struct step_times *times)
+{
+  struct workload tokens;
+  start_piece(decode, &tokens, step->count, step->count);
+  enum exit_status status = take_tokens(decode, &tokens, step->from);
+  if (status == EXIT_FINE)
+    status = take_rows(decode, step);
+  if (status == EXIT_FINE)
+    status = compute(decode, step, &tokens, times);
+  workload_free(&tokens);
+  if (status != EXIT_FINE)
+    return status;
+  keep_rows(decode, step);
+  return decode_wants_check(decode, step->from) ? decode_check(decode, step) : EXIT_FINE;
+}
+
+static enum exit_status run_step(struct decode *decode, int64_t from, int64_t count,
+                                 struct step_times *times)
+{
+  struct decode_step step = {.from = from, .count = count};
+  attn_cache_batch *batch = NULL;
+  int64_t sequences = decode->whole.batch;
+  for (int64_t b = 0; b < sequences; b++)
+    decode->new_tokens[b] = (uint32_t)count;
+  attn_status opened = attn_cache_begin(decode->cache, decode->sequences, decode->new_tokens,
+                                        (size_t)sequences, &batch);
+  if (opened == ATTN_OK)
+    opened = attn_cache_tensors(batch, 0, &step.tensors, &step.tensor_count);
+  if (opened == ATTN_OK && from == 0)
+    opened = decode_calibrate(decode, &step);
+  if (opened != ATTN_OK) {
+    attn_cache_cancel(batch);
+    return cache_failed(decode, opened);
+  }
+  start_piece(decode, &step.rows, count, from + count);
+  enum exit_status status = run_batch(decode, &step, times);
+  workload_free(&step.rows);
+  if (status != EXIT_FINE) {
+    attn_cache_cancel(batch);
+    return status;
+  }
+  attn_status ended = attn_cache_end(batch);
+  return ended == ATTN_OK ? EXIT_FINE : cache_failed(decode, ended);
+}
+
+/* ---- all ---- */
+
+static enum exit_status open_cache(struct decode *decode)
+{
+  const struct workload *whole = &decode->whole;
+  const struct spec_cache *layout = &whole->spec->cache;
+  uint64_t page = layout->layout == CACHE_PAGED ? layout->page : 1;
+  uint64_t tokens = ((uint64_t)whole->keys + page - 1) / page * page;
+  struct workload_call call;
+  struct workload none = *whole;
+  char error[1024] = "";
+  memset(&none.q, 0, sizeof(none.q));
+  workload_call_init(&call, &none);
+  attn_cache_options options = ATTN_CACHE_OPTIONS_INIT;
+  options.sequences = (uint32_t)whole->batch;
+  options.tokens = layout->layout == CACHE_PAGED ? tokens * (uint64_t)whole->batch : tokens;
+  if (whole->spec->type == DTYPE_ANY)
+    options.type = whole->type == DTYPE_F16    ? ATTN_TYPE_F16
+                   : whole->type == DTYPE_BF16 ? ATTN_TYPE_BF16
+                                               : ATTN_TYPE_F32;
+  options.params = call.arguments.params;
+  options.param_count = call.arguments.param_count;
+  options.error = error;
+  options.error_size = sizeof(error);
+  attn_status status = attn_cache_create(decode->prepared.program, &options, &decode->cache);
+  if (status != ATTN_OK)
+    return fail_with(exit_of_attn(status), "%s", error);
+  for (int64_t b = 0; b < whole->batch; b++) {
+    status = attn_cache_add(decode->cache, &decode->sequences[b]);
+    if (status != ATTN_OK)
+      return cache_failed(decode, status);
+  }
+  return EXIT_FINE;
+}
+
+static enum exit_status run_steps(struct decode *decode)
+{
+  bool talks = is_terminal(STDERR_FILENO);
+  double shown = 0;
+  struct step_times times;
+  enum exit_status status = EXIT_FINE;
+  if (decode->prompt > 0) {
+    status = run_step(decode, 0, decode->prompt, &times);
+    decode->prompt_ms = times.append + times.launch;
+  }
+  for (int64_t n = 0; n < decode->steps && status == EXIT_FINE; n++) {
+    status = run_step(decode, decode->prompt + n * decode->rows, decode->rows, &times);
+    decode->append_ms[n] = times.append;
+    decode->launch_ms[n] = times.launch;
+    if (talks && now_ms() - shown > 200) {
+      shown = now_ms();
+      fprintf(stderr, "\rstep %lld of %lld ...", (long long)n + 1, (long long)decode->steps);
+    }
+  }
+  if (shown > 0)
+    fputs("\r\033[K", stderr);
+  return status;
+}
+
+void decode_free(struct decode *decode)
+{
+  attn_cache_free(decode->cache);
+  mem_free(decode->sequences);
+  mem_free(decode->new_tokens);
+  mem_free(decode->append_ms);
+  mem_free(decode->launch_ms);
+  if (decode->plan != NULL)
+    arena_free(&decode->arena);
+  workload_free(&decode->whole);
+}
+
+bool decode_is_right(const struct decode *decode)
+{
+  bool prefill = decode->no_prefill != NULL || decode->prefill_error <= 2 * decode->widest_bound;
+  return decode->checked == 0 || (decode->comparison.ok && prefill);
+}
+
+static const struct cache_plan *make_plan(struct decode *decode)
+{
+  arena_init(&decode->arena);
+  if (arena_guard(&decode->arena)) {
+    arena_free(&decode->arena);
+    return NULL;
+  }
+  return cache_plan_new(&decode->arena, decode->whole.spec);
+}
+
+enum exit_status decode_run(struct decode *decode)
+{
+  size_t batch = (size_t)decode->whole.batch, steps = (size_t)decode->steps;
+  decode->sequences = mem_alloc_zeroed(batch, sizeof(*decode->sequences));
+  decode->new_tokens = mem_alloc_zeroed(batch, sizeof(*decode->new_tokens));
+  decode->append_ms = mem_alloc_zeroed(steps, sizeof(double));
+  decode->launch_ms = mem_alloc_zeroed(steps, sizeof(double));
+  decode->plan = make_plan(decode);
+  if (decode->sequences == NULL || decode->new_tokens == NULL || decode->append_ms == NULL ||
+      decode->launch_ms == NULL || decode->plan == NULL)
+    return fail_memory();
+  enum exit_status status = open_cache(decode);
+  if (status == EXIT_FINE)
+    status = run_steps(decode);
+  if (status == EXIT_FINE && decode->checks)
+    status = decode_check_prefill(decode);
+  return status;
+}
+
+enum exit_status decode_try(struct decode *decode, const struct spec *spec, enum dtype type,
+                            const struct prepared *prepared, uint64_t seed, bool quick)
+{
+  *decode = (struct decode){.prepared = *prepared,
+                            .prompt = quick ? 21 : 150,
+                            .steps = quick ? 12 : 40,
+                            .rows = 1,
+                            .checks = true};
+  struct workload *whole = &decode->whole;
+  workload_init(whole, spec, type);
+  whole->batch = 2;
+  whole->queries = whole->keys = decode->prompt + decode->steps;
+  enum exit_status status = workload_allocate(whole);
+  if (status != EXIT_FINE)
+    return status;
+  random_fill(whole, seed);
+  return decode_run(decode);
+}
