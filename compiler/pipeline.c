@@ -97,11 +97,17 @@ static uint32_t rows_at_once(enum target target)
 /* The rows of a decode tile: all heads of a group where `limit` rows have room for them. */
 static void shape_decode_rows(struct build *b, uint32_t queries, uint32_t limit)
 {
+  enum { PREFIX_ROWS = 48 };
   uint32_t fill = rows_at_once(b->options->target);
   queries = queries == 0 ? 1 : queries;
   b->share = find_share(b->most_share, limit / queries);
   b->tile_rows = fill / b->share > queries ? fill / b->share : queries;
   b->rows = b->share * b->tile_rows;
+  /* On the host rows of several sequences make a larger tile; of another size than usual tiles of
+   * keys, so that limit_rows tells them apart. */
+  b->prefix_rows = b->tile_rows;
+  if (b->options->target == TARGET_HOST && PREFIX_ROWS / b->share > b->tile_rows)
+    b->prefix_rows = PREFIX_ROWS / b->share;
 }
 
 /* A GPU's registers set the limit; on the host more rows cost nothing but memory. */

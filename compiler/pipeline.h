@@ -49,6 +49,8 @@ struct compile_options {
   bool packed_queries; /* with on_cache: sequences have different numbers of queries, packed one
                           after the other as in ragged batches */
   uint32_t queries;    /* DECODE: rows that tiles are made for, see decode_queries; 0 is 1 */
+  bool shared_prefix;  /* DECODE, on_cache: launches say how many leading tokens all sequences have
+                          in the same pages. A spec that cannot use it is compiled without */
 };
 
 /* For a launch with nq rows: the `queries` to compile its decode kernels for, a power of two up to

@@ -512,6 +512,11 @@ static attn_status check_shapes(struct checker *c)
   if (c->on_cache)
     return checker_cache_values(c);
   call->max_length = call->max_keys;
+  call->shared_prefix = 0;
+  if (c->arguments->shared_prefix != 0)
+    return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                        "shared_prefix is %lld, but there is no cache",
+                        (long long)c->arguments->shared_prefix);
   if (c->arguments->max_length == 0)
     return ATTN_OK;
   return error_report(c->sink, ATTN_ERROR_ARGUMENT,

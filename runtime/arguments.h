@@ -32,6 +32,7 @@ struct call {
   /* On a cache: its tensors by the plan's numbers, with the types of unit_memory_type. */
   struct bound_tensor cache[CACHE_MAX_TENSORS];
   int64_t table, pages, slots; /* dimensions of theirs; -1 where no tensor has it */
+  int64_t shared_prefix;       /* tokens */
   uint32_t cache_on_host; /* bits of lengths, page_table, seen that lie in the CPU's memory; their
                              numbers are below 32 */
 };

@@ -301,6 +301,59 @@ static attn_status check_read_pages(const struct checker *c, const struct bound_
   return status;
 }
 
+/* ---- shared prefixes ---- */
+
+static attn_status check_prefix_size(const struct checker *c)
+{
+  const int64_t prefix = c->arguments->shared_prefix, page = c->spec->cache.page;
+  if (prefix < 0 || prefix > INT32_MAX)
+    return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                        "shared_prefix is %lld; it must be from 0 to %d", (long long)prefix,
+                        INT32_MAX);
+  if (c->appends)
+    return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                        "shared_prefix is %lld; attn_append does not take one", (long long)prefix);
+  if (cache_layout(c->spec) != CACHE_PAGED)
+    return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                        "shared_prefix is %lld, but only sequences of a paged cache share tokens; "
+                        "it must be 0",
+                        (long long)prefix);
+  if (prefix % page != 0)
+    return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                        "shared_prefix is %lld, no multiple of the page of %lld tokens",
+                        (long long)prefix, (long long)page);
+  return ATTN_OK;
+}
+
+/* `lengths` and the entries of `table` are checked, which is NULL where they cannot be seen. */
+static attn_status check_prefix(const struct checker *c, const struct bound_tensor *lengths,
+                                const struct bound_tensor *table)
+{
+  const int64_t prefix = c->arguments->shared_prefix;
+  const int64_t pages = prefix / c->spec->cache.page;
+  int64_t first = -1;
+  for (int64_t b = 0; b < c->call->batch; b++) {
+    const int64_t length = checker_int_at(lengths, b);
+    if (length == 0)
+      continue;
+    if (length < prefix)
+      return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                          "lengths[%lld] is %lld, less than shared_prefix, which is %lld",
+                          (long long)b, (long long)length, (long long)prefix);
+    first = first < 0 ? b : first;
+    for (int64_t t = 0; table != NULL && b != first && t < pages; t++) {
+      const int32_t own = row_of(table, b)[t], other = row_of(table, first)[t];
+      if (own != other)
+        return error_report(c->sink, ATTN_ERROR_ARGUMENT,
+                            "page_table[%lld, %lld] is %d and page_table[%lld, %lld] is %d, but "
+                            "the %lld tokens of shared_prefix must lie in the same pages",
+                            (long long)first, (long long)t, other, (long long)b, (long long)t, own,
+                            (long long)prefix);
+    }
+  }
+  return ATTN_OK;
+}
+
 /* ---- pages that are written ---- */
 
 /* Pages and the entries that name them, hashed; no entry stands twice. */
@@ -446,9 +499,14 @@ static attn_status check_values(const struct checker *c, int64_t *longest)
   if (!is_visible(c, lengths))
     return c->arguments->max_length == 0 ? assume_length(c, longest) : ATTN_OK;
   attn_status status = check_lengths(c, lengths, longest);
-  if (status != ATTN_OK || table == NULL || !is_visible(c, table))
-    return status;
-  return c->appends ? check_written_pages(c, lengths, table) : check_read_pages(c, lengths, table);
+  if (table != NULL && !is_visible(c, table))
+    table = NULL;
+  if (status == ATTN_OK && table != NULL)
+    status =
+        c->appends ? check_written_pages(c, lengths, table) : check_read_pages(c, lengths, table);
+  if (status == ATTN_OK && c->arguments->shared_prefix != 0)
+    status = check_prefix(c, lengths, table);
+  return status;
 }
 
 attn_status checker_cache_values(struct checker *c)
@@ -458,7 +516,12 @@ attn_status checker_cache_values(struct checker *c)
   if (given < 0 || given > INT32_MAX)
     return error_report(c->sink, ATTN_ERROR_ARGUMENT, "max_length is %lld; it must be from 0 to %d",
                         (long long)given, INT32_MAX);
-  attn_status status = check_values(c, &longest);
+  attn_status status = ATTN_OK;
+  c->call->shared_prefix = c->arguments->shared_prefix;
+  if (c->arguments->shared_prefix != 0)
+    status = check_prefix_size(c);
+  if (status == ATTN_OK)
+    status = check_values(c, &longest);
   c->call->max_length = given != 0 ? keys_of(c->spec, given) : longest;
   if (!c->appends)
     c->call->max_keys = c->call->max_length;

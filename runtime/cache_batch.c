@@ -262,6 +262,36 @@ int64_t attn_cache_max_length(const attn_cache_batch *batch)
   return most;
 }
 
+static int64_t common_pages(const struct attn_cache_batch *batch, const int32_t *first,
+                            const int32_t *other, int64_t tokens)
+{
+  int64_t pages = tokens / batch->cache->page, n = 0;
+  while (n < pages && first[n] == other[n])
+    n++;
+  return n;
+}
+
+int64_t attn_cache_shared_prefix(const attn_cache_batch *batch)
+{
+  if (batch == NULL || batch->cache->layout != CACHE_PAGED)
+    return 0;
+  const int32_t *lengths = batch->tables;
+  const int32_t *table = lengths + batch->count * (1 + (size_t)batch->cache->stored);
+  const int32_t *first = NULL;
+  int64_t tokens = 0;
+  bool several = false;
+  for (size_t n = 0; n < batch->count; n++) {
+    const int32_t *own = table + n * batch->width;
+    if (lengths[n] == 0)
+      continue;
+    several |= first != NULL;
+    first = first == NULL ? own : first;
+    tokens = first == own || lengths[n] < tokens ? lengths[n] : tokens;
+    tokens = common_pages(batch, first, own, tokens) * batch->cache->page;
+  }
+  return several ? tokens : 0;
+}
+
 /* ---- ending ---- */
 
 static attn_status finish(struct attn_cache_batch *batch, bool commit)

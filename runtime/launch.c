@@ -192,6 +192,15 @@ static int64_t longest_queries(const attn_arguments *arguments, bool packed)
   return longest;
 }
 
+/* Tokens of k where it is given, of a ragged batch all of them together; as unchecked. */
+static int64_t given_keys(const attn_arguments *arguments)
+{
+  const DLTensor *k = arguments->k;
+  if (k == NULL || k->shape == NULL || k->ndim < 3)
+    return 0;
+  return k->ndim == 4 ? k->shape[2] : k->shape[0];
+}
+
 /* Which of the program's units a launch takes. */
 static attn_status choose_variant(const attn_program *program, const attn_arguments *arguments,
                                   bool appends, const struct error_sink *sink,
@@ -211,7 +220,9 @@ static attn_status choose_variant(const attn_program *program, const attn_argume
   if (appends)
     variant->kernel = KERNEL_APPEND;
   else
-    program_choose_kernel(program, longest_queries(arguments, packed), variant);
+    program_choose_kernel(program, longest_queries(arguments, packed), given_keys(arguments),
+                          variant);
+  variant->shared_prefix = arguments->shared_prefix > 0 && program_may_share(variant);
   return ATTN_OK;
 }
 

@@ -228,7 +228,8 @@ static const struct bound_tensor *bound_for(const struct launch_plan *plan,
   case TILE_ROLE_SIZE_NK:
   case TILE_ROLE_SIZE_TABLE:
   case TILE_ROLE_SIZE_PAGES:
-  case TILE_ROLE_SIZE_SLOTS: break;
+  case TILE_ROLE_SIZE_SLOTS:
+  case TILE_ROLE_SIZE_PREFIX: break;
   }
   return NULL;
 }
@@ -266,6 +267,8 @@ static bool param_for(const struct launch_plan *plan, const struct tile_param *p
     *slot = plan->call.pages;
   } else if (param->role == TILE_ROLE_SIZE_SLOTS) {
     *slot = plan->call.slots;
+  } else if (param->role == TILE_ROLE_SIZE_PREFIX) {
+    *slot = plan->call.shared_prefix;
   } else if (param->role == TILE_ROLE_PARAM && n < plan->unit->spec->param_count) {
     if (param->type == EXPR_FLOAT)
       memcpy(slot, &plan->call.params[n].f, sizeof(*slot));

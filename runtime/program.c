@@ -190,12 +190,13 @@ static _Atomic(struct unit *) *variant_slot(struct attn_program *program,
                                             const struct unit_variant *variant)
 {
   const unsigned type = variant->type == DTYPE_F32 ? 0 : variant->type == DTYPE_F16 ? 1 : 2;
-  const unsigned place = !variant->on_cache ? 0 : variant->packed_queries ? 2 : 1;
+  const unsigned cached = variant->packed_queries ? 2 : variant->shared_prefix ? 3 : 1;
+  const unsigned place = variant->on_cache ? cached : 0;
   return &program
               ->variants[(kernel_index(variant) * PROGRAM_PLACES + place) * PROGRAM_TYPES + type];
 }
 
-void program_choose_kernel(const struct attn_program *program, int64_t queries,
+void program_choose_kernel(const struct attn_program *program, int64_t queries, int64_t keys,
                            struct unit_variant *variant)
 {
   unsigned size = 0;
@@ -204,10 +205,15 @@ void program_choose_kernel(const struct attn_program *program, int64_t queries,
   variant->queries = 0;
   if (program->kernel == ATTN_KERNEL_DECODE)
     variant->queries = UINT32_C(1) << size;
-  else if (program->kernel == ATTN_KERNEL_ANY && variant->on_cache && queries > 0 &&
-           queries <= 1 << size)
+  else if (program->kernel == ATTN_KERNEL_ANY && queries > 0 && queries <= 1 << size &&
+           (variant->on_cache || keys >= PROGRAM_DECODE_KEYS))
     variant->queries = program->front->decode_queries[size];
   variant->kernel = variant->queries == 0 ? KERNEL_FORWARD : KERNEL_DECODE;
+}
+
+bool program_may_share(const struct unit_variant *variant)
+{
+  return variant->kernel == KERNEL_DECODE && variant->on_cache && !variant->packed_queries;
 }
 
 attn_status program_unit(struct attn_program *program, const struct unit_variant *variant,
@@ -475,7 +481,7 @@ static attn_status choose_variant_kernel(const struct attn_program *program,
   }
   if ((unsigned)wanted->kernel > ATTN_KERNEL_ANY)
     return error_report(sink, ATTN_ERROR_ARGUMENT, "kernel %d does not exist", (int)wanted->kernel);
-  program_choose_kernel(program, wanted->queries, variant);
+  program_choose_kernel(program, wanted->queries, PROGRAM_DECODE_KEYS, variant);
   if (wanted->kernel == ATTN_KERNEL_ANY ||
       (wanted->kernel == ATTN_KERNEL_DECODE) == (variant->kernel == KERNEL_DECODE))
     return ATTN_OK;
@@ -502,6 +508,7 @@ attn_status attn_program_prepare_for(attn_program *program, const attn_variant *
     return status;
   struct unit *unit;
   variant.packed_queries = variant.on_cache && (wanted.packed != 0 || program->front->info.ragged);
+  variant.shared_prefix = wanted.shared_prefix != 0 && program_may_share(&variant);
   return program_unit(program, &variant, &sink, &unit);
 }
 

@@ -251,7 +251,7 @@ static void key_fields(struct unit *unit, const struct unit_source *source,
       (uint32_t)target_of(source), source->schedule.rows,         source->schedule.columns,
       source->schedule.lanes,      source->schedule.row_vectors,  source->schedule.column_registers,
       source->schedule.warps,      source->schedule.column_warps, source->schedule.stages,
-      source->schedule.tasks,      source->schedule.part};
+      source->schedule.tasks,      source->schedule.part,         variant->shared_prefix};
   unit->key_size = 0;
   key_bytes(unit, numbers, sizeof(numbers));
   if (source->device != NULL) {
@@ -297,7 +297,8 @@ static struct compile_options compile_options_for(const struct unit_source *sour
                                   .schedule = source->schedule,
                                   .on_cache = variant->on_cache,
                                   .packed_queries = variant->packed_queries,
-                                  .queries = variant->queries};
+                                  .queries = variant->queries,
+                                  .shared_prefix = variant->shared_prefix};
 }
 
 static attn_status build(struct unit *unit, const struct unit_source *source,

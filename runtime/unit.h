@@ -20,6 +20,7 @@ struct unit_variant {
   bool on_cache;       /* always of APPEND */
   bool packed_queries; /* with on_cache: what compile_options says; of APPEND, the new tokens */
   uint32_t queries;    /* DECODE: what compile_options says; else 0 */
+  bool shared_prefix;  /* DECODE with on_cache, not packed: what compile_options says */
 };
 
 /* What is compiled, apart from the variant. All borrowed. */

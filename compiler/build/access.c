@@ -92,14 +92,22 @@ const struct expr *access_token(struct build *b, const struct expr *sequence,
   return expr_select(b->pool, expr_binary(b->pool, EXPR_LT, key, integer(b, sinks)), key, moved);
 }
 
+/* Token x's slot among `count` that are written round and round. Of a single one it is written so
+ * that it still seems to vary along tokens: tiles of them have rows in a dimension. */
+static const struct expr *round_slot(struct build *b, const struct expr *x, uint32_t count)
+{
+  if (count == 1)
+    return expr_binary(b->pool, EXPR_MIN, x, integer(b, 0));
+  return expr_binary(b->pool, EXPR_MOD, x, integer(b, count));
+}
+
 /* Of a ring's tokens. */
 static const struct expr *ring_slot(struct build *b, const struct expr *token)
 {
   const struct spec_cache *cache = &b->cache->spec->cache;
   struct expr_pool *pool = b->pool;
   const struct expr *sinks = integer(b, cache->sinks);
-  const struct expr *newer =
-      expr_binary(pool, EXPR_MOD, expr_sub(pool, token, sinks), integer(b, cache->capacity));
+  const struct expr *newer = round_slot(b, expr_sub(pool, token, sinks), cache->capacity);
   if (cache->sinks == 0)
     return newer;
   return expr_select(pool, expr_binary(pool, EXPR_LT, token, sinks), token,
@@ -139,7 +147,7 @@ uint32_t access_slot(struct build *b, uint32_t n, const struct expr *sequence,
       scale || tensor->part == CACHE_RECENT ? cache_storage(b->cache->spec, tensor->source) : NULL;
   if (tensor->part == CACHE_RECENT) {
     indices[0] = sequence;
-    indices[1] = expr_binary(pool, EXPR_MOD, token, integer(b, storage->residual));
+    indices[1] = round_slot(b, token, storage->residual);
     return 2;
   }
   bool by_channel = scale && storage->axis == CACHE_AXIS_CHANNEL;
@@ -189,7 +197,9 @@ static const struct expr *key_inside(struct build *b, const struct expr *key)
   if (expr_is_var(key, EXPR_VAR_J))
     return key;
   const struct expr *last = expr_sub(b->pool, build_var(b, EXPR_VAR_SIZE_NK), integer(b, 1));
-  return largest(b, least(b, key, last), integer(b, 0));
+  const struct expr *first = expr_convert(b->pool, integer(b, 0), key->type);
+  last = expr_convert(b->pool, last, key->type); /* an index may be LONG */
+  return expr_convert(b->pool, largest(b, least(b, key, last), first), EXPR_INT);
 }
 
 static struct place place_of(struct build *b, const struct expr *read)

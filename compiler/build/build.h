@@ -40,7 +40,7 @@ struct build_value {
 
 enum {
   BUILD_MAX_TENSORS = EXPR_TENSOR_CACHE + CACHE_MAX_TENSORS,
-  BUILD_MAX_SIZES = 6,
+  BUILD_MAX_SIZES = 7,
   BUILD_MAX_WORKSPACES = 16,
   NOT_DECLARED = -1
 };
@@ -85,6 +85,11 @@ struct build {
   struct tile_value *row_base, *head_base, *key_base; /* index: r0, h0, j0 of the tile */
   struct tile_value *live_rows, *live_keys;           /* index: of the tile */
   struct tile_value **cut_segments; /* ends of the segments of a part of the keys; NULL for all */
+  bool cascades;        /* a shared prefix is walked by a kernel of its own: cascade.h */
+  uint32_t prefix_rows; /* rows of q, of all sequences, in one of its tiles */
+  const struct expr *flat_sequence; /* INT over EXPR_VAR_T: in that kernel, a row's sequence; else
+                                       NULL */
+  const struct expr *flat_row;      /* and its EXPR_VAR_R */
   /* Of queries and of keys, index, where packed: the sequence's first token, and how many all have.
    */
   struct tile_value *start[2], *total[2];
@@ -121,8 +126,16 @@ uint32_t build_workspace(struct build *b, const struct workspace *workspace, boo
 uint32_t build_rotated_keys(struct build *b);
 /* Sizes that a launch gives. In formulas that are not lowered yet PARAM SPEC_MAX_PARAMS and on
  * stand for them. TABLE is the pages that a sequence may have, SLOTS the tokens, of a dense cache.
- */
-enum build_size { BUILD_B, BUILD_NQ, BUILD_NK, BUILD_TABLE, BUILD_PAGES, BUILD_SLOTS };
+ * PREFIX is the tokens that sequences share. */
+enum build_size {
+  BUILD_B,
+  BUILD_NQ,
+  BUILD_NK,
+  BUILD_TABLE,
+  BUILD_PAGES,
+  BUILD_SLOTS,
+  BUILD_PREFIX
+};
 const struct expr *build_param(struct build *b, uint32_t param);
 const struct expr *build_launch_size(const struct build *b, enum build_size size);
 /* SIZE_B, SIZE_NQ or SIZE_NK as the launch gives it: of the longest sequence where they differ. */
@@ -164,6 +177,9 @@ struct tile_value **build_open_row_parts(struct build *b, struct tile_value *par
 /* How many tiles of rows a launch has for each sequence and head: LONG, over the sizes. */
 const struct expr *build_row_tiles(struct build *b);
 void build_enter_rows(struct build *b, struct tile_value *const *indices);
+/* Says that rows beyond b->live_rows are of no interest; not where tiles of keys have as many rows,
+ * which the hint would be about, too. */
+void build_limit_rows(struct build *b);
 
 /* Makes the scalars of a task, given its sequence and K/V head (index): b, g, NQ, NK, offset. */
 void build_enter_task(struct build *b, struct tile_value *sequence, struct tile_value *kv_head);

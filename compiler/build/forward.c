@@ -1,6 +1,7 @@
 /* The forward kernel: a task has one tile of rows and walks the keys that these can see, once where
  * sums under unnormalised weights can be finished at the end, and otherwise first for the rows'
  * statistics and then for the weights themselves. For decoding the one walk is split. */
+#include "compiler/build/cascade.h"
 #include "compiler/build/passes.h"
 #include "compiler/build/split.h"
 
@@ -120,8 +121,13 @@ static void carry_once(struct forward *f, struct pass *pass)
 
 static void walk_once(struct build *b, struct forward *f, struct pass *pass)
 {
-  *pass = (struct pass){
-      .maps = &f->maps, .wanted = ~0u, .checks = CHECK_ALL, .visit = visit_once, .user = f};
+  const bool flat = b->flat_sequence != NULL; /* nothing is checked, and positions do not ascend */
+  *pass = (struct pass){.maps = &f->maps,
+                        .wanted = ~0u,
+                        .checks = flat ? 0 : CHECK_ALL,
+                        .whole = flat,
+                        .visit = visit_once,
+                        .user = f};
   start_once(b, f);
   carry_once(f, pass);
   pass_walk(b, pass);
@@ -349,10 +355,10 @@ static struct forward *enter_walks(struct build *b)
   if (b->visibility->keys.segment_count > 0) {
     maps_hoist(b, &f->maps);
     sums_hoist(b, &f->sums);
-    if (needs_guards(b))
+    if (b->flat_sequence == NULL && needs_guards(b))
       build_hoist(b, frame_pair(), build_mask_reached(b));
   }
-  if (b->spec->has_rotary)
+  if (b->spec->has_rotary && b->flat_sequence == NULL)
     checks_emit(b, (struct frame){CLASS_QUERY, 0, 0}, b->spec->rotary.query_position, BOUNDS_ROW,
                 build_row_sees(b));
   return f;
@@ -377,6 +383,17 @@ static void build_whole(struct build *b)
 
 /* ---- parts of the keys, and their merge ---- */
 
+static void build_prefix(struct build *b)
+{
+  struct cascade_frame frame;
+  build_open_kernel(b, "forward_prefix");
+  struct tile_value *part = cascade_enter_prefix(b, &frame);
+  struct pass pass;
+  walk_once(b, enter_walks(b), &pass);
+  split_store(b, part, pass.carried, pass.carried_count);
+  cascade_leave_prefix(b, &frame);
+}
+
 static void build_part(struct build *b)
 {
   build_open_kernel(b, "forward_part");
@@ -399,7 +416,8 @@ static void merge_parts(struct build *b, struct forward *f)
   for (uint32_t k = 0; k < whole.carried_count; k++)
     carried[k] = *whole.carried[k];
   struct tile_value *first = build_value(b, frame_scalar(), expr_long(b->pool, 0));
-  struct tile_op *loop = tile_for(t, first, split_part_count(b), 1, carried, whole.carried_count);
+  struct tile_value *parts = b->cascades ? cascade_merged_parts(b) : split_part_count(b);
+  struct tile_op *loop = tile_for(t, first, parts, 1, carried, whole.carried_count);
   size_t mark = b->values.count;
   struct tile_value **arguments = loop->regions[0]->arguments;
   tile_set_name(t, arguments[0], "part");
@@ -436,7 +454,15 @@ static void build_merge(struct build *b)
 void forward_build(struct build *b)
 {
   if (b->options->kernel == KERNEL_DECODE && !forward_looks_twice(b)) {
+    struct cascade_frame frame;
+    b->cascades = cascade_is_possible(b);
+    if (b->cascades) {
+      build_prefix(b);
+      cascade_begin_rest(b, &frame);
+    }
     build_part(b);
+    if (b->cascades)
+      cascade_end_rest(b, &frame);
     build_merge(b);
   } else {
     build_whole(b);

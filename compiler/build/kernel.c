@@ -310,7 +310,8 @@ uint32_t build_output(struct build *b, uint32_t output)
 
 static const struct expr *size_param(struct build *b, enum build_size size)
 {
-  static const char *const names[] = {"B", "NQ", "NK", "size_table", "size_pages", "size_slots"};
+  static const char *const names[] = {"B",          "NQ",         "NK",         "size_table",
+                                      "size_pages", "size_slots", "size_prefix"};
   if (b->sizes[size] == NOT_DECLARED) {
     struct tile_param made = {.name = names[size],
                               .type = EXPR_INT,

@@ -12,6 +12,7 @@ enum index_kind {
   INDEX_KEY,  /* one by one along the tile's keys */
   INDEX_TILE, /* the same for all keys of the tile */
   INDEX_CHANNEL,
+  INDEX_GROUP, /* channels // n: neighbours share an element */
   INDEX_GATHER /* any other that varies along rows: a tile of indices */
 };
 
@@ -19,6 +20,8 @@ struct load_plan {
   struct storage storage;
   enum index_kind kinds[SPEC_MAX_RANK];
   uint32_t first_channel;
+  uint32_t group, group_count; /* of INDEX_GROUP: channels of one, and how many */
+  uint32_t group_from;         /* the frame's first channel within its group */
   struct tile_access access;
   bool gathers;
   enum dtype type; /* in memory */
@@ -45,6 +48,25 @@ static bool is_channel(const struct expr *index, const struct spec_dim *dim, uin
                from + channels <= dim->size->value.i;
   plan->first_channel = plain ? (uint32_t)from : 0;
   return plain && plan->first_channel % tile_elements_per_byte(plan->type) == 0;
+}
+
+/* (VAR_C + constant) // n: the scales of the frame's channels. On a GPU they are better read where
+ * they are used, which costs no exchange between threads. */
+static bool is_group(const struct build *b, const struct expr *index, const struct spec_dim *dim,
+                     uint32_t channels, struct load_plan *plan)
+{
+  int64_t from, n;
+  if (b->keeps_storage || index->op != EXPR_FLOORDIV || !expr_is_const(index->args[1]) ||
+      !expr_is_const(dim->size) || !operand_is_channel(index->args[0], &from))
+    return false;
+  n = index->args[1]->value.i;
+  if (from < 0 || n <= 0 || (from + channels - 1) / n >= dim->size->value.i)
+    return false;
+  plan->group = (uint32_t)n;
+  plan->first_channel = (uint32_t)(from / n);
+  plan->group_from = (uint32_t)(from % n);
+  plan->group_count = (plan->group_from + channels - 1) / plan->group + 1;
+  return true;
 }
 
 static bool key_kind(struct build *b, struct frame frame, const struct expr *read, uint32_t k,
@@ -77,8 +99,8 @@ static bool index_kind(struct build *b, struct frame frame, const struct expr *r
   if (tokens && !operand_is_plain(index, dim))
     return false;
   if (class == CLASS_CHANNEL) {
-    *kind = INDEX_CHANNEL;
-    return is_channel(index, dim, frame.channels, plan);
+    *kind = is_group(b, index, dim, frame.channels, plan) ? INDEX_GROUP : INDEX_CHANNEL;
+    return *kind == INDEX_GROUP || is_channel(index, dim, frame.channels, plan);
   }
   if (class == CLASS_KEY)
     return key_kind(b, frame, read, k, plan);
@@ -143,7 +165,8 @@ static bool assign_dims(struct build *b, struct frame frame, struct load_plan *p
     case INDEX_KEY:
       free = claim(frame.rows == CLASS_KEY ? &access->row_dim : &access->column_dim, dim);
       break;
-    case INDEX_CHANNEL: free = claim(&access->column_dim, dim); break;
+    case INDEX_CHANNEL:
+    case INDEX_GROUP: free = claim(&access->column_dim, dim); break;
     }
     if (!free)
       return false;
@@ -287,6 +310,7 @@ static struct tile_value *index_value(struct build *b, struct frame frame,
   case INDEX_HEAD: return b->head_base;
   case INDEX_TILE: return build_at_tile(b, safe_index(b, index, dim));
   case INDEX_CHANNEL:
+  case INDEX_GROUP:
     return build_value(b, frame_scalar(), expr_long(b->pool, plan->first_channel));
   case INDEX_GATHER:
     return build_tile(b, (struct frame){frame.rows, 0, 0}, safe_index(b, index, dim));
@@ -317,10 +341,20 @@ static struct tile_value *load_planned(struct build *b, struct frame frame, cons
   bool by_row = plan->gathers || plan->access.row_dim != TILE_NO_DIM;
   bool by_column = plan->access.column_dim != TILE_NO_DIM;
   unsigned rows = by_row ? frame.rows : 0, columns = by_column ? frame.columns : 0;
-  struct tile_type type = tile_type_tile(plan->element, build_axis_size(b, frame, rows),
-                                         build_axis_size(b, frame, columns));
-  return tile_load(&b->tile, type, plan->access, indices, storage_rank(storage),
-                   live_count(b, frame, rows), live_count(b, frame, columns));
+  struct frame loaded = frame;
+  if (plan->group != 0)
+    loaded.channels = plan->group_count;
+  struct tile_type type = tile_type_tile(plan->element, build_axis_size(b, loaded, rows),
+                                         build_axis_size(b, loaded, columns));
+  struct tile_value *x =
+      tile_load(&b->tile, type, plan->access, indices, storage_rank(storage),
+                live_count(b, loaded, rows), live_count(b, loaded, columns));
+  if (plan->group == 0)
+    return x;
+  uint32_t *groups = ARENA_ARRAY(b->arena, uint32_t, frame.channels);
+  for (uint32_t c = 0; c < frame.channels; c++)
+    groups[c] = (plan->group_from + c) / plan->group;
+  return tile_permute(&b->tile, x, groups, frame.channels);
 }
 
 /* `e`, which may be a READ of a cache tensor, as a whole tile of that type. */

@@ -234,9 +234,31 @@ struct tile_value *operand_token_base(struct build *b, bool keys, bool packed)
   return tile_scalar(&b->tile, TILE_INDEX, sum, parts, 2);
 }
 
+/* Rows of several sequences, each in its own place. */
+static struct tile_access place_flat(struct build *b, uint32_t number, struct placement place,
+                                     struct tile_value *indices[SPEC_MAX_RANK])
+{
+  const struct frame rows = {CLASS_QUERY, 0, 0};
+  struct tile_access access = {.tensor = number,
+                               .row_dim = TILE_NO_DIM,
+                               .group_dim = TILE_NO_DIM,
+                               .column_dim = TILE_NO_DIM,
+                               .row_group = 1};
+  indices[0] = build_tile(b, rows, b->flat_sequence);
+  indices[1] = build_tile(b, rows, build_var(b, EXPR_VAR_H));
+  indices[2] = build_tile(b, rows, b->flat_row);
+  if (place.column != NULL) {
+    indices[3] = place.column;
+    access.column_dim = 3;
+  }
+  return access;
+}
+
 static struct tile_access place_tile(struct build *b, uint32_t number, struct placement place,
                                      struct tile_value *indices[SPEC_MAX_RANK])
 {
+  if (b->flat_sequence != NULL)
+    return place_flat(b, number, place, indices);
   bool packed = b->packed[place.keys];
   uint8_t tokens = packed ? 0 : 2, heads = 1, column = packed ? 2 : 3;
   struct tile_access access = {.tensor = number,

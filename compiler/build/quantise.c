@@ -142,20 +142,20 @@ static struct tile_value *find_codes(const struct codec *codec, struct tile_valu
   return row_map(&b->tile, e, zero == NULL ? 2 : 3, x, scale, zero);
 }
 
-/* Column m holds in a byte the codes of columns m * per on, the first in the lowest bits. Columns
- * beyond the last byte hold anything. */
+/* Column m holds in a byte the codes of columns m * per on, the first in the lowest bits. */
 static struct tile_value *pack(const struct codec *codec, struct tile_value *codes)
 {
   struct build *b = codec->b;
   struct expr_pool *pool = b->pool;
   uint32_t per = 8 / codec->bits, columns = codes->type.columns;
+  uint32_t bytes = (columns + per - 1) / per;
   struct tile_value *parts[4];
   const struct expr *byte = NULL;
   for (uint32_t k = 0; k < per; k++) {
-    uint32_t *table = ARENA_ARRAY(b->arena, uint32_t, columns);
-    for (uint32_t c = 0; c < columns; c++)
+    uint32_t *table = ARENA_ARRAY(b->arena, uint32_t, bytes);
+    for (uint32_t c = 0; c < bytes; c++)
       table[c] = (c * per + k) % columns;
-    parts[k] = tile_permute(&b->tile, codes, table);
+    parts[k] = tile_permute(&b->tile, codes, table, bytes);
     const struct expr *code = expr_binary(pool, EXPR_BIT_AND, expr_arg(pool, k, EXPR_INT),
                                           expr_int(pool, (1 << codec->bits) - 1));
     code = expr_binary(pool, EXPR_SHIFT_LEFT, code, expr_int(pool, k * codec->bits));

@@ -91,7 +91,7 @@ struct tile_value *rotary_apply(struct build *b, unsigned axis, uint32_t first,
   const struct expr *position = axis == CLASS_QUERY ? rotary->query_position : rotary->key_position;
   struct tile_value *operands[] = {
       x,
-      tile_permute(&b->tile, x, partners),
+      tile_permute(&b->tile, x, partners, n),
       build_value(b, (struct frame){axis, 0, 0}, position),
       table(b, TILE_ROLE_ROTARY_TURNS, first, n),
       table(b, TILE_ROLE_ROTARY_REST, first, n),

@@ -1,10 +1,10 @@
 #include "compiler/build/split.h"
 
+#include "compiler/build/cascade.h"
 #include "compiler/build/passes.h"
 
 enum {
-  MOST_PARTS = 1 << 14, /* so that parts * sums * channels stay below 2^31 */
-  NO_TILE = 1 << 30     /* beyond every tile of keys */
+  NO_TILE = 1 << 30 /* beyond every tile of keys */
 };
 
 static const struct expr *smaller(struct build *b, const struct expr *x, const struct expr *y)
@@ -50,6 +50,11 @@ static uint32_t least_tiles(const struct build *b)
   return (b->options->schedule.part + b->columns - 1) / b->columns;
 }
 
+uint32_t split_least_keys(const struct build *b)
+{
+  return least_tiles(b) * b->columns;
+}
+
 /* LONG, over the sizes. */
 static const struct expr *part_count(struct build *b)
 {
@@ -57,7 +62,7 @@ static const struct expr *part_count(struct build *b)
   const struct schedule *schedule = &b->options->schedule;
   const struct expr *one = expr_long(pool, 1);
   const struct expr *keys = build_long(b, build_var(b, EXPR_VAR_SIZE_NK));
-  const struct expr *least = expr_long(pool, (int64_t)least_tiles(b) * b->columns);
+  const struct expr *least = expr_long(pool, split_least_keys(b));
   const struct expr *parts;
   if (schedule->tasks == SCHEDULE_ALL_TASKS) {
     parts = quotient_up(b, keys, least);
@@ -68,7 +73,7 @@ static const struct expr *part_count(struct build *b)
     parts = smaller(b, quotient_up(b, expr_long(pool, schedule->tasks), tiles),
                     quotient(b, keys, least));
   }
-  return smaller(b, larger(b, parts, one), expr_long(pool, MOST_PARTS));
+  return smaller(b, larger(b, parts, one), expr_long(pool, SPLIT_MOST_PARTS));
 }
 
 struct tile_value *split_part_count(struct build *b)
@@ -157,7 +162,7 @@ static struct tile_value *position_of(struct build *b, const struct tile_ranges 
   return scalar(b, "cut", expr_mul(pool, tile, expr_long(pool, b->columns)), operands, count);
 }
 
-static void cut_segments(struct build *b, struct tile_value *part, struct tile_value *parts)
+void split_cut(struct build *b, struct tile_value *part, struct tile_value *parts)
 {
   struct expr_pool *pool = b->pool;
   struct tile_ranges ranges = {.count = b->visibility->keys.segment_count};
@@ -194,7 +199,7 @@ struct tile_value *split_enter_part(struct build *b)
   struct tile_value **indices = build_open_row_parts(b, parts);
   tile_set_name(&b->tile, indices[3], "part");
   build_enter_rows(b, indices);
-  cut_segments(b, indices[3], parts);
+  split_cut(b, indices[3], parts);
   return indices[3];
 }
 
@@ -236,7 +241,10 @@ static uint32_t part_workspace(struct build *b, const struct part_layout *layout
                                       [PART_WINNERS] = "part_winners",
                                       [PART_SUMS] = "part_sums"};
   uint32_t columns = layout->counts[tensor] * (tensor == PART_SUMS ? b->spec->dim_v : 1);
-  const struct expr *all = expr_mul(b->pool, part_count(b), expr_long(b->pool, columns));
+  const struct expr *parts = part_count(b);
+  if (b->cascades)
+    parts = expr_add(b->pool, parts, cascade_part_count(b));
+  const struct expr *all = expr_mul(b->pool, parts, expr_long(b->pool, columns));
   const struct workspace workspace = {.number = WORKSPACE_ROWS + (uint32_t)tensor,
                                       .name = names[tensor],
                                       .element = tensor == PART_WINNERS ? DTYPE_I32 : DTYPE_F32,

@@ -24,6 +24,12 @@ struct tile_value *split_part_count(struct build *b);
  * to its part of the keys. Gives the part's number, index. split_leave_part ends the region. */
 struct tile_value *split_enter_part(struct build *b);
 void split_leave_part(struct build *b);
+/* What split_enter_part does last: cuts the walks to part `part` of `parts`, both index. */
+void split_cut(struct build *b, struct tile_value *part, struct tile_value *parts);
+
+/* The least keys of a part, and the most parts of a kernel. */
+uint32_t split_least_keys(const struct build *b);
+enum { SPLIT_MOST_PARTS = 1 << 14 }; /* so that parts * sums * channels stay below 2^31 */
 
 /* A row's state, in the order in which both kernels list it: f32 or i32 [M, 1], or f32 [M, DV].
  * `load` replaces each by that of the part. */

@@ -55,6 +55,12 @@ const struct expr *build_mask_reached(struct build *b)
   return expr_and(pool, build_row_sees(b), key);
 }
 
+void build_limit_rows(struct build *b)
+{
+  if (b->rows != b->columns)
+    tile_limit_rows(&b->tile, b->rows, b->live_rows);
+}
+
 void build_enter_rows(struct build *b, struct tile_value *const *indices)
 {
   struct expr_pool *pool = b->pool;
@@ -75,7 +81,7 @@ void build_enter_rows(struct build *b, struct tile_value *const *indices)
   left = expr_binary(pool, EXPR_MAX, left, expr_long(pool, 0));
   b->live_rows =
       build_index(b, "live_rows", expr_mul(pool, left, expr_long(pool, b->share)), &b->row_base, 1);
-  tile_limit_rows(t, b->rows, b->live_rows);
+  build_limit_rows(b);
 
   const struct expr *offset = build_long(b, build_var(b, EXPR_VAR_OFFSET));
   struct tile_value *i0 = build_index(b, "i0", expr_add(pool, index, offset), &b->row_base, 1);

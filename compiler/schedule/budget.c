@@ -1,213 +1,286 @@
 #include "compiler/schedule/budget.h"
 
+#include "compiler/schedule/residence.h"
+
 /* Indices, addresses and what a product has in flight, besides tiles. */
 enum {
   OTHER_REGISTERS = 88, /* as ptxas has it: kernels with less room have spilled */
   LONG_FORMULA = 5,     /* operations on top of each other */
-  FORMULA_REGISTERS = 64,
-  UNIT = 16,       /* bytes that a thread copies, and that ldmatrix reads of a row */
-  ALL_BANKS = 128, /* bytes */
-  PAIRS = 32       /* bytes that four threads read of a row of f32 */
+  FORMULA_REGISTERS = 64
 };
 
+enum state { ELSEWHERE, STREAMED, CODES, ELEMENTS }; /* the latter two: in shared memory */
+
 struct placed {
-  uint32_t uses;
-  bool is_first;           /* of a product's operands */
-  bool shared, by_columns; /* in shared memory, and read that way */
-  uint32_t last_use;       /* the last op that reads it, of the region that is being counted */
+  enum state state;
+  bool made;         /* together with its operand */
+  uint32_t last_use; /* the last op that reads it, of the region that is being counted */
 };
 
 struct estimate {
   struct arena *arena;
-  const struct schedule *schedule;
-  uint32_t row_warps;
+  const struct residence *where;
   struct placed *values; /* by id */
+  size_t used, peak;     /* bytes of shared memory, as a stack */
 };
 
-static uint32_t ceil_div(uint32_t x, uint32_t y)
+/* ---- shared memory: what the target's functions for an op take and give back ---- */
+
+static void allocate(struct estimate *s, size_t bytes)
 {
-  return (x + y - 1) / y;
+  enum { UNIT = 16 };
+  s->used += (bytes + UNIT - 1) / UNIT * UNIT;
+  s->peak = s->used > s->peak ? s->used : s->peak;
 }
 
-static uint32_t element_bytes(enum tile_element element)
+static enum state *state_of(struct estimate *s, const struct tile_value *x)
 {
-  switch (element) {
-  case TILE_F16:
-  case TILE_BF16: return 2;
-  case TILE_BOOL: return 1;
-  case TILE_INDEX: return 8;
-  case TILE_F32:
-  case TILE_I32: break;
+  return &s->values[x->id].state;
+}
+
+static enum state arrived_state(const struct estimate *s, const struct tile_value *x)
+{
+  return residence_has_codes(s->where, x) ? CODES : ELEMENTS;
+}
+
+/* A copy in shared memory, unless the tile is there. */
+static void fetch(struct estimate *s, const struct tile_value *x, enum residence_reader reader)
+{
+  enum state *state = state_of(s, x);
+  if (*state == STREAMED)
+    *state = arrived_state(s, x);
+  if (*state != ELEMENTS)
+    allocate(s, residence_tile_bytes(x->type, reader));
+}
+
+static void settle(struct estimate *s, const struct tile_value *x)
+{
+  if (*state_of(s, x) == ELSEWHERE && residence_settles(s->where, x)) {
+    fetch(s, x, residence_reader_of(s->where, x));
+    *state_of(s, x) = ELEMENTS;
   }
-  return 4;
 }
 
-uint32_t budget_pitch(uint32_t columns, enum tile_element element, bool by_columns)
+static void place_load(struct estimate *s, const struct tile_op *op)
 {
-  bool half = element == TILE_F16 || element == TILE_BF16;
-  uint32_t bytes = columns * (half ? 2 : 4);
-  if (half || by_columns)
-    return (ceil_div(bytes, UNIT) | 1u) * UNIT;
-  return (bytes + ALL_BANKS - PAIRS - 1) / ALL_BANKS * ALL_BANKS + PAIRS;
+  const struct tile_value *x = op->results[0];
+  if (*state_of(s, x) == STREAMED || residence_is_lazy(s->where, op))
+    return;
+  if (!residence_wants_shared(s->where, x)) {
+    settle(s, x);
+    return;
+  }
+  allocate(s, residence_load_bytes(s->where, op));
+  *state_of(s, x) = arrived_state(s, x);
+  const size_t used = s->used;
+  for (uint32_t k = tile_first_index(op->kind); k < op->operand_count; k++)
+    if (op->operands[k]->type.kind == TILE_KIND_TILE &&
+        !residence_is_row_formula(s->where, op->operands[k]))
+      fetch(s, op->operands[k], READ_ROWS);
+  s->used = used;
 }
 
-static uint32_t padded(uint32_t size)
+/* What a map or conversion makes of codes, or in place of its operand. */
+static bool place_made(struct estimate *s, const struct tile_op *op)
 {
-  return ceil_div(size, BUDGET_BLOCK_ROWS) * BUDGET_BLOCK_ROWS;
-}
-
-static size_t shared_bytes(struct tile_type type, bool by_columns)
-{
-  return (size_t)padded(type.rows) * budget_pitch(padded(type.columns), type.element, by_columns);
-}
-
-/* A thread has two rows and two columns of every block. */
-static uint32_t fragment_registers(const struct estimate *s, struct tile_type type)
-{
-  if (type.kind != TILE_KIND_TILE)
-    return 0;
-  uint32_t rows = 2 * ceil_div(ceil_div(type.rows, BUDGET_BLOCK_ROWS), s->row_warps);
-  uint32_t columns =
-      2 * ceil_div(ceil_div(type.columns, BUDGET_BLOCK_COLUMNS), s->schedule->column_warps);
-  uint32_t count = (type.rows == 1 ? 1 : rows) * (type.columns == 1 ? 1 : columns);
-  if (type.element == TILE_BOOL)
-    return ceil_div(count, 32);
-  return ceil_div(count * element_bytes(type.element), 4);
-}
-
-/* ---- placement ---- */
-
-enum {
-  KEPT_REGISTERS = 32,
-  KEPT_FLOATS = 16
-}; /* of a first operand from before a loop that stays in registers */
-
-/* A tile that a map writes its result over: its first operand, of the same type, which was loaded
- * beside it and which nothing else reads. The result is a product's second operand. */
-static const struct tile_value *loaded_operand(const struct estimate *s, const struct tile_op *op)
-{
-  if (op->kind != TILE_MAP || s->values[op->results[0]->id].is_first)
-    return NULL;
-  const struct tile_value *x = op->operands[0];
-  const struct tile_type type = op->results[0]->type;
-  bool fits = x->def != NULL && x->def->parent == op->parent && x->def->kind == TILE_LOAD &&
-              x->type.element == type.element && x->type.rows == type.rows &&
-              x->type.columns == type.columns && s->values[x->id].uses == 1;
-  return fits ? x : NULL;
-}
-
-static bool is_product(const struct tile_op *op)
-{
-  return op->kind == TILE_PRODUCT || op->kind == TILE_CONTRACT;
-}
-
-/* Whether operand k of a product was loaded into shared memory, or put there before a loop. */
-static bool lies_shared(const struct estimate *s, const struct tile_op *op, uint32_t k)
-{
-  const struct tile_op *def = op->operands[k]->def;
-  if (!is_product(op) || k > 1 || def == NULL)
-    return false;
-  if (def->kind == TILE_LOAD || loaded_operand(s, def) != NULL)
+  const struct tile_value *first = op->operands[0], *result = op->results[0];
+  const struct tile_type type = result->type;
+  if (op->kind == TILE_MAP && first->type.kind == TILE_KIND_TILE && first->type.rows == type.rows &&
+      first->type.columns == type.columns && first->type.element == type.element &&
+      *state_of(s, first) != ELSEWHERE && arrived_state(s, first) == ELEMENTS &&
+      residence_wants_shared(s->where, first)) {
+    *state_of(s, result) = ELEMENTS;
     return true;
-  struct tile_type type = op->operands[k]->type;
-  uint32_t most = type.element == TILE_F32 ? KEPT_FLOATS : KEPT_REGISTERS;
-  bool small = k == 0 && s->schedule->column_warps == 1 && fragment_registers(s, type) <= most;
-  return def->parent != op->parent && !small;
-}
-
-/* The inner index of the product runs along the operand's columns, not its rows. */
-static bool is_read_by_columns(const struct tile_op *op, uint32_t k)
-{
-  return k == 0 ? op->transpose_a : op->kind == TILE_PRODUCT && !op->transpose_b;
-}
-
-static void count_uses(struct estimate *s, const struct tile_region *region)
-{
-  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->operand_count; k++) {
-      struct placed *placed = &s->values[op->operands[k]->id];
-      placed->uses++;
-      placed->is_first |= is_product(op) && k == 0;
-    }
-    for (uint32_t k = 0; k < op->region_count; k++)
-      count_uses(s, op->regions[k]);
   }
+  for (uint32_t k = 0; k < op->operand_count; k++) {
+    const struct tile_value *x = op->operands[k];
+    if (*state_of(s, x) == ELSEWHERE || arrived_state(s, x) != CODES ||
+        !residence_wants_shared(s->where, x))
+      continue;
+    const struct tile_value *made =
+        op->kind == TILE_CONVERT ? result : residence_made_of(s->where, op);
+    allocate(s, residence_tile_bytes(made->type, residence_reader_of(s->where, made)));
+    *state_of(s, made) = ELEMENTS;
+    s->values[made->id].made = true;
+    return true;
+  }
+  return false;
+}
+
+static void place_product(struct estimate *s, const struct tile_op *op)
+{
+  const struct tile_value *a = op->operands[0], *b = op->operands[1], *result = op->results[0];
+  const size_t used = s->used;
+  const bool vectors = result->type.rows == 1 || result->type.columns == 1 ||
+                       a->type.columns == 1 || op->transpose_a;
+  const bool in_registers =
+      !vectors && (residence_is_apart(s->where, result) || residence_kept(s->where, a) > 0 ||
+                   (s->where->column_warps == 1 && *state_of(s, a) == ELSEWHERE));
+  if (!in_registers)
+    fetch(s, a, op->transpose_a ? READ_COLUMNS : READ_ROWS);
+  fetch(s, b, op->transpose_b ? READ_ROWS : READ_COLUMNS);
+  s->used = used;
+  settle(s, result);
+}
+
+static void place_exchange(struct estimate *s, struct tile_type from, uint32_t axis)
+{
+  const size_t used = s->used;
+  const uint32_t bytes = residence_exchange_bytes(s->where, from, axis);
+  allocate(s, bytes);
+  if (!residence_keeps_exchange(bytes))
+    s->used = used;
+}
+
+static void place_region(struct estimate *s, const struct tile_region *region);
+
+static void place_inner(struct estimate *s, const struct tile_region *region)
+{
+  const size_t used = s->used;
+  place_region(s, region);
+  s->used = used;
+}
+
+static void place_loop(struct estimate *s, const struct tile_op *op)
+{
+  const size_t used = s->used;
+  const struct residence_streams streams = residence_streams_of(s->where, op);
+  for (uint32_t n = 0; n < streams.count; n++)
+    for (uint32_t k = 0; k < op->region_count; k++) {
+      const struct tile_op *load = streams.loads[n][k];
+      *state_of(s, load->results[0]) = STREAMED;
+      if (k == 0)
+        allocate(s, (size_t)residence_load_bytes(s->where, load) * streams.stages);
+    }
+  const size_t buffers = s->used - used;
+  for (uint32_t k = 0; k < op->region_count; k++)
+    place_inner(s, op->regions[k]);
+  s->used = used;
+  for (uint32_t k = 0; k < op->result_count; k++) {
+    const struct tile_value *x = op->regions[0]->arguments[1 + k];
+    if (!residence_is_apart(s->where, x))
+      continue;
+    if (x->type.columns == 1) {
+      place_exchange(s, x->type, 1);
+      continue;
+    }
+    const size_t before = s->used;
+    const uint32_t blocks = residence_apart_blocks(s->where, x->type, (uint32_t)buffers);
+    allocate(s, residence_apart_bytes(s->where, x->type, blocks));
+    s->used = before;
+  }
+}
+
+static void place_reduction(struct estimate *s, const struct tile_op *op)
+{
+  const struct tile_type from = op->operands[0]->type;
+  const struct residence *r = s->where;
+  bool across = (op->axis == 1 ? r->column_warps : r->row_warps) > 1;
+  if ((op->axis == 1 ? from.columns : from.rows) > 1 && across &&
+      !residence_is_apart(r, op->results[0]))
+    place_exchange(s, from, op->axis);
+}
+
+/* Through copies in shared memory, one of its own where the op writes to it. */
+static void place_whole(struct estimate *s, const struct tile_op *op, enum residence_reader reader)
+{
+  const size_t used = s->used;
+  for (uint32_t k = 0; k < op->operand_count; k++) {
+    const struct tile_value *x = op->operands[k];
+    const bool own = op->kind == TILE_SCAN || (op->kind == TILE_TRIANGULAR_SOLVE && k == 1);
+    if (own)
+      allocate(s, residence_tile_bytes(x->type, reader));
+    else if (x->type.kind == TILE_KIND_TILE && x->type.rows * x->type.columns > 1)
+      fetch(s, x, reader);
+  }
+  s->used = used;
+}
+
+static void place_op(struct estimate *s, const struct tile_op *op)
+{
+  if (op->result_count == 1 && residence_is_only_rows(s->where, op->results[0]))
+    return;
+  switch (op->kind) {
+  case TILE_PARALLEL: place_region(s, op->regions[0]); return;
+  case TILE_FOR:
+  case TILE_FOR_SEGMENTS: place_loop(s, op); return;
+  case TILE_IF:
+    place_inner(s, op->regions[0]);
+    place_inner(s, op->regions[1]);
+    return;
+  case TILE_LOAD: place_load(s, op); return;
+  case TILE_PRODUCT: place_product(s, op); return;
+  case TILE_REDUCE: place_reduction(s, op); return;
+  case TILE_MAP:
+  case TILE_CONVERT:
+    if (!s->values[op->results[0]->id].made && !place_made(s, op))
+      settle(s, op->results[0]);
+    return;
+  case TILE_CONTRACT: place_whole(s, op, READ_ROWS); break;
+  case TILE_PERMUTE:
+    if (!residence_permutes_within(s->where, op))
+      place_whole(s, op, READ_COLUMNS);
+    break;
+  case TILE_TRANSPOSE:
+  case TILE_SCAN:
+  case TILE_TRIANGULAR_SOLVE: place_whole(s, op, READ_COLUMNS); break;
+  case TILE_BROADCAST: break;
+  case TILE_SCALAR:
+  case TILE_YIELD:
+  case TILE_LIMIT_ROWS:
+  case TILE_LIMIT_COLUMNS:
+  case TILE_SPLAT:
+  case TILE_IOTA:
+  case TILE_STORE:
+  case TILE_ACCUMULATE:
+  case TILE_CHECK:
+  case TILE_SCALE_ROWS:
+  case TILE_BUFFER:
+  case TILE_COPY_ASYNC:
+  case TILE_PRODUCT_ASYNC:
+  case TILE_WAIT:
+  case TILE_PIPE_ACQUIRE:
+  case TILE_PIPE_COMMIT:
+  case TILE_PIPE_WAIT:
+  case TILE_PIPE_RELEASE:
+  case TILE_BUFFER_LOAD:
+  case TILE_BUFFER_STORE:
+  case TILE_ROLE:
+  case TILE_BARRIER:
+  case TILE_OP_COUNT: return;
+  }
+  settle(s, op->results[0]);
 }
 
 static void place_region(struct estimate *s, const struct tile_region *region)
 {
-  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->operand_count; k++) {
-      const struct tile_value *x = op->operands[k];
-      if (!lies_shared(s, op, k))
-        continue;
-      const struct tile_value *under = loaded_operand(s, x->def);
-      struct placed *placed = &s->values[under != NULL ? under->id : x->id];
-      placed->by_columns |= is_read_by_columns(op, k);
-      placed->shared = s->values[x->id].shared = true;
-    }
-    for (uint32_t k = 0; k < op->region_count; k++)
-      place_region(s, op->regions[k]);
-  }
-}
-
-/* ---- shared memory ---- */
-
-/* What an op needs while it runs: to pass elements from warp to warp. */
-static size_t exchanged_bytes(const struct estimate *s, const struct tile_op *op)
-{
-  const struct tile_type x = op->operand_count > 0 ? op->operands[0]->type : (struct tile_type){0};
-  const uint32_t column_warps = s->schedule->column_warps;
-  size_t bytes = 0;
-  switch ((int)op->kind) {
-  case TILE_PRODUCT:
-  case TILE_CONTRACT:
-    for (uint32_t k = 0; k < 2; k++) {
-      bool from_registers =
-          k == 0 && op->kind == TILE_PRODUCT && !op->transpose_a && column_warps == 1;
-      if (!from_registers && !s->values[op->operands[k]->id].shared)
-        bytes += shared_bytes(op->operands[k]->type, is_read_by_columns(op, k));
-    }
-    return bytes;
-  case TILE_REDUCE:
-    if (op->axis == 0)
-      return s->row_warps > 1 ? (size_t)padded(x.columns) * 4 * s->row_warps : 0;
-    return column_warps > 1 ? (size_t)padded(x.rows) * 4 * column_warps : 0;
-  case TILE_TRANSPOSE:
-  case TILE_SCAN: return shared_bytes(x, true);
-  default: return 0;
-  }
-}
-
-static bool is_loop(const struct tile_op *op)
-{
-  return op->kind == TILE_FOR || op->kind == TILE_FOR_SEGMENTS;
-}
-
-/* Tiles are kept until the region ends; what regions and exchanges take is given back. */
-static size_t shared_of_region(const struct estimate *s, const struct tile_region *region,
-                               bool in_loop)
-{
-  size_t kept = 0, most = 0;
-  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->result_count; k++) {
-      const struct placed *placed = &s->values[op->results[k]->id];
-      bool buffered = in_loop && op->kind == TILE_LOAD;
-      if (placed->shared && loaded_operand(s, op) == NULL)
-        kept += shared_bytes(op->results[k]->type, placed->by_columns) *
-                (buffered ? s->schedule->stages : 1);
-    }
-    size_t passing = exchanged_bytes(s, op);
-    for (uint32_t k = 0; k < op->region_count; k++) {
-      size_t bytes = shared_of_region(s, op->regions[k], in_loop || is_loop(op));
-      passing = bytes > passing ? bytes : passing;
-    }
-    most = passing > most ? passing : most;
-  }
-  return kept + most;
+  for (const struct tile_op *op = region->first; op != NULL; op = op->next)
+    place_op(s, op);
 }
 
 /* ---- registers ---- */
+
+/* A thread has two rows and two columns of every block. */
+static uint32_t registers_of(const struct estimate *s, const struct tile_value *x)
+{
+  const struct residence *r = s->where;
+  const struct tile_type type = x->type;
+  if (s->values[x->id].state != ELSEWHERE)
+    return residence_kept(r, x);
+  const bool made_when_read =
+      x->def != NULL && (x->def->kind == TILE_SPLAT || x->def->kind == TILE_IOTA ||
+                         (x->def->kind == TILE_LOAD && residence_is_lazy(r, x->def)));
+  if (type.kind != TILE_KIND_TILE || made_when_read || residence_is_only_rows(r, x))
+    return 0;
+  const uint32_t rows = type.rows == 1 ? 1 : 2 * residence_row_blocks(r, type.rows);
+  const uint32_t blocks =
+      residence_is_apart(r, x) ? (type.columns + 7) / 8 : residence_column_blocks(r, type.columns);
+  const uint32_t count = rows * (type.columns == 1 ? 1 : 2 * blocks);
+  if (type.element == TILE_BOOL)
+    return (count + 31) / 32;
+  const bool half = type.element == TILE_F16 || type.element == TILE_BF16;
+  return half ? (count + 1) / 2 : count;
+}
 
 /* What `region` and those in it read is read at `position` of a region around them. */
 static void note_uses(struct estimate *s, const struct tile_op *op, uint32_t position)
@@ -220,19 +293,15 @@ static void note_uses(struct estimate *s, const struct tile_op *op, uint32_t pos
 }
 
 /* From the op at `position` on until the last that reads it: an op's results may lie where the
- * operands that it reads last were. Splats, iotas and rows of tables are made where they are read.
- */
+ * operands that it reads last were. */
 static void add_value(const struct estimate *s, const struct tile_value *x, uint32_t position,
                       int64_t *change)
 {
-  const struct placed *placed = &s->values[x->id];
-  bool made_when_read =
-      x->def != NULL && (x->def->kind == TILE_SPLAT || x->def->kind == TILE_IOTA ||
-                         (x->def->kind == TILE_LOAD && x->type.rows == 1));
-  if (placed->shared || made_when_read || placed->last_use <= position)
+  const uint32_t last_use = s->values[x->id].last_use;
+  if (last_use <= position)
     return;
-  change[position] += fragment_registers(s, x->type);
-  change[placed->last_use] -= fragment_registers(s, x->type);
+  change[position] += registers_of(s, x);
+  change[last_use] -= registers_of(s, x);
 }
 
 /* Elements of a long formula are computed several at a time; a product of f32 splits its operands
@@ -240,13 +309,19 @@ static void add_value(const struct estimate *s, const struct tile_value *x, uint
 static uint32_t formula_registers(const struct estimate *s, const struct tile_op *op)
 {
   enum {
-    FLOAT_ROWS = 48 /* of 16 rows: 4 blocks of sums, and one of the first operand in parts */
+    FLOAT_ROWS = 48, /* of 16 rows: 4 blocks of sums, and one of the first operand in parts */
+    FEW = 4          /* of each element, where there are few */
   };
   if (op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32)
-    return FLOAT_ROWS * ((op->results[0]->type.rows + 16 * s->row_warps - 1) / (16 * s->row_warps));
+    return FLOAT_ROWS * residence_row_blocks(s->where, op->results[0]->type.rows);
   bool pairs =
       op->kind == TILE_MAP && op->results[0]->type.rows > 1 && op->results[0]->type.columns > 1;
-  return pairs && op->expr->height >= LONG_FORMULA ? FORMULA_REGISTERS : 0;
+  if (!pairs || op->expr->height < LONG_FORMULA)
+    return 0;
+  const struct tile_type type = op->results[0]->type;
+  uint32_t most = FEW * 4 * residence_row_blocks(s->where, type.rows) *
+                  residence_column_blocks(s->where, type.columns);
+  return most < FORMULA_REGISTERS ? most : FORMULA_REGISTERS;
 }
 
 /* The most that values of this region and of those in it take at once. */
@@ -285,12 +360,10 @@ struct budget budget_of_kernel(struct arena *arena, const struct tile_kernel *ke
                                const struct schedule *schedule)
 {
   struct estimate s = {.arena = arena,
-                       .schedule = schedule,
-                       .row_warps = schedule->warps / schedule->column_warps,
+                       .where = residence_new(arena, kernel, schedule),
                        .values = ARENA_ARRAY(arena, struct placed, kernel->value_count)};
-  count_uses(&s, kernel->body);
   place_region(&s, kernel->body);
-  struct budget budget = {.shared = shared_of_region(&s, kernel->body, false)};
+  struct budget budget = {.shared = s.peak};
   budget.registers = OTHER_REGISTERS + (uint32_t)registers_of_region(&s, kernel->body);
   return budget;
 }

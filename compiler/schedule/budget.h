@@ -1,9 +1,7 @@
 /* What a tile program asks of a GPU's multiprocessor under a schedule, told before code is made.
  *
- * Placement is that of docs/gpu.md: operands of products that come from memory lie in shared
- * memory, with `stages` buffers inside a loop, and so do values from before a loop that products in
- * it read; everything else is in registers, in the layout of accumulators. Shared memory is counted
- * exactly, as a stack of regions; registers are estimated by what is alive at once.
+ * Placement is residence.h's. Shared memory is counted as the target takes it and gives it back;
+ * registers are estimated by what is alive at once.
  */
 #ifndef ATTN_COMPILER_SCHEDULE_BUDGET_H
 #define ATTN_COMPILER_SCHEDULE_BUDGET_H
@@ -31,11 +29,5 @@ struct budget budget_of_kernel(struct arena *arena, const struct tile_kernel *ke
 /* The most that any kernel asks for. */
 struct budget budget_of_program(struct arena *arena, const struct tile_program *program,
                                 const struct schedule *schedule);
-
-/* Bytes from one row of a tile in shared memory to the next. `by_columns`: a product's inner index
- * runs along its columns. Eight rows at one column (ldmatrix reads 16 bytes of each, other loads 4)
- * must lie in different banks, for which an odd number of 16 bytes serves; pairs of f32 along four
- * rows want 32 bytes more than a multiple of 128. */
-uint32_t budget_pitch(uint32_t columns, enum tile_element element, bool by_columns);
 
 #endif

@@ -307,10 +307,12 @@ struct tile_value *tile_scale_rows(struct tile_builder *b, struct tile_value *ac
   return result_of(b, TILE_SCALE_ROWS, operands, 2, accumulator->type);
 }
 
-struct tile_value *tile_permute(struct tile_builder *b, struct tile_value *x, const uint32_t *table)
+struct tile_value *tile_permute(struct tile_builder *b, struct tile_value *x, const uint32_t *table,
+                                uint32_t columns)
 {
-  struct tile_value *value = result_of(b, TILE_PERMUTE, &x, 1, x->type);
-  value->def->permutation = arena_copy(arena_of(b), table, x->type.columns * sizeof(*table));
+  struct tile_value *value =
+      result_of(b, TILE_PERMUTE, &x, 1, tile_type_tile(x->type.element, x->type.rows, columns));
+  value->def->permutation = arena_copy(arena_of(b), table, columns * sizeof(*table));
   return value;
 }
 

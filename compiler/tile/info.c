@@ -58,9 +58,10 @@ const char *tile_role_name(enum tile_role role)
       "plain",        "query",      "key",          "value",       "result",        "input",
       "output",       "summary",    "rotary_turns", "rotary_rest", "rotary_cosine", "rotary_sine",
       "query_starts", "key_starts", "workspace",    "cache",       "param",         "size_b",
-      "size_nq",      "size_nk",    "size_table",   "size_pages",  "size_slots",
+      "size_nq",      "size_nk",    "size_table",   "size_pages",  "size_slots",    "size_prefix",
   };
-  static_assert(sizeof(names) / sizeof(*names) == TILE_ROLE_SIZE_SLOTS + 1, "a name for each role");
+  static_assert(sizeof(names) / sizeof(*names) == TILE_ROLE_SIZE_PREFIX + 1,
+                "a name for each role");
   return NAME_OF(names, role);
 }
 

@@ -179,7 +179,8 @@ enum tile_role {
   TILE_ROLE_SIZE_NK,
   TILE_ROLE_SIZE_TABLE, /* pages that a sequence of the cache may have */
   TILE_ROLE_SIZE_PAGES, /* pages of all sequences */
-  TILE_ROLE_SIZE_SLOTS  /* tokens that a sequence of a dense cache may have */
+  TILE_ROLE_SIZE_SLOTS, /* tokens that a sequence of a dense cache may have */
+  TILE_ROLE_SIZE_PREFIX /* tokens that all sequences share by page */
 };
 
 /* How many elements share a byte of memory: 2 for I4, 4 for I2, the first in the lowest bits, else
@@ -277,8 +278,8 @@ struct tile_value *tile_reduce(struct tile_builder *b, enum tile_reduction reduc
                                struct tile_value *x);
 struct tile_value *tile_scale_rows(struct tile_builder *b, struct tile_value *accumulator,
                                    struct tile_value *factor);
-struct tile_value *tile_permute(struct tile_builder *b, struct tile_value *x,
-                                const uint32_t *table);
+struct tile_value *tile_permute(struct tile_builder *b, struct tile_value *x, const uint32_t *table,
+                                uint32_t columns /* of the table and the result */);
 struct tile_value *tile_transpose(struct tile_builder *b, struct tile_value *x);
 void tile_check(struct tile_builder *b, const struct expr *ok, const struct expr *index,
                 uint32_t site, struct tile_value *const *operands, size_t count);

@@ -18,9 +18,9 @@ static void parse_role_of(struct tile_parser *p, enum tile_role *role, uint32_t 
   if (!tile_accept_word(p, "role"))
     return;
   int k = TILE_ROLE_PLAIN;
-  while (k <= TILE_ROLE_SIZE_SLOTS && !tile_accept_word(p, tile_role_name((enum tile_role)k)))
+  while (k <= TILE_ROLE_SIZE_PREFIX && !tile_accept_word(p, tile_role_name((enum tile_role)k)))
     k++;
-  if (k > TILE_ROLE_SIZE_SLOTS) {
+  if (k > TILE_ROLE_SIZE_PREFIX) {
     tile_parse_error(p, DIAG_TILE_NAME, "there is no such role");
     return;
   }

@@ -424,9 +424,10 @@ static void parse_permute(struct tile_parser *p, const struct results *results)
   tile_expect_symbol(p, "]");
   if (p->failed)
     return;
-  if (table.count != operands.list.items[0]->type.columns) {
+  uint32_t columns = results->types.count == 1 ? results->types.items[0].columns : 0;
+  if (table.count != columns) {
     tile_parse_error(p, DIAG_TILE_SYNTAX, "the table has %zu entries for %u columns", table.count,
-                     operands.list.items[0]->type.columns);
+                     columns);
     return;
   }
   make(p, TILE_PERMUTE, &operands, results)->permutation = table.items;

@@ -205,10 +205,9 @@ static void add_product(struct printer *p, const struct tile_op *op)
 
 static void add_permutation(struct printer *p, const struct tile_op *op)
 {
-  const struct tile_value *x = operand(op, 0);
   add_operands(p, op);
   ADD(p, " [");
-  for (uint32_t k = 0; x != NULL && op->permutation != NULL && k < x->type.columns; k++)
+  for (uint32_t k = 0; op->permutation != NULL && k < op->results[0]->type.columns; k++)
     ADD(p, k == 0 ? "%u" : ", %u", op->permutation[k]);
   ADD(p, "]");
 }

@@ -256,11 +256,11 @@ static bool check_reduction(struct tile_verifier *v, const struct tile_op *op)
 static bool check_permute(struct tile_verifier *v, const struct tile_op *op)
 {
   struct tile_type x = operand_type(op, 0), result = op->results[0]->type;
-  if (!is_tile(x) || !is_shaped(result, x.rows, x.columns) || result.element != x.element)
-    return REJECT("the operand and the result must be tiles of one type");
+  if (!is_tile(x) || !is_shaped(result, x.rows, result.columns) || result.element != x.element)
+    return REJECT("the operand and the result must be tiles of one element type and as many rows");
   if (op->permutation == NULL)
     return REJECT("there is no table");
-  for (uint32_t k = 0; k < x.columns; k++)
+  for (uint32_t k = 0; k < result.columns; k++)
     if (op->permutation[k] >= x.columns)
       return REJECT("column %u comes from column %u of %u", k, op->permutation[k], x.columns);
   return true;

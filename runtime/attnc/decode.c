@@ -209,6 +209,16 @@ static enum exit_status settle_steps(struct decode *decode, const struct decode_
   return EXIT_FINE;
 }
 
+/* Sequences grow alike here, each in slots of its own. */
+static enum exit_status refuse_ragged(const struct spec *spec)
+{
+  if (spec->cache.layout != CACHE_RAGGED)
+    return EXIT_FINE;
+  return fail_with(EXIT_WRONG, "'%s' takes packed sequences (cache ragged), which decode does not "
+                               "make; give it cache dense or paged(page = 16)",
+                   spec->name);
+}
+
 static enum exit_status run(struct decode *decode, struct document *document,
                             const struct decode_request *request, const char *path)
 {
@@ -226,6 +236,8 @@ static enum exit_status run(struct decode *decode, struct document *document,
     status = document_open(document, path, &request->sets, request->json);
   if (status == EXIT_FINE)
     status = prepare_spec(&decode->whole, document, &prepare);
+  if (status == EXIT_FINE)
+    status = refuse_ragged(decode->whole.spec);
   if (status == EXIT_FINE)
     status = prepare_tensors(&decode->whole, &prepare, &expected);
   tensor_free(&expected);

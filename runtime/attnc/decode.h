@@ -30,7 +30,10 @@ struct decode {
   int64_t checked;              /* steps that were compared, the prompt among them */
   struct comparison comparison; /* the worst of them */
   double widest_bound;          /* of o, over all of them */
-  const char *no_prefill;       /* why there is none to compare with; else NULL */
+  bool quiet;            /* says nothing of a launch or append that fails: */
+  attn_status failed;    /* of the one that ended it */
+  char error[1024];
+  const char *no_prefill; /* why one launch on all tokens is not compared; may be given; else NULL */
   double prefill_error;         /* largest difference of o to that of one launch */
 };
 

@@ -6,6 +6,7 @@
 #include "compiler/cache/apply.h"
 #include "runtime/attnc/decode.h"
 #include "runtime/attnc/device.h"
+#include "runtime/attnc/visible.h"
 
 enum {
   CHECKED_STEPS = 24,   /* at most, evenly among all */
@@ -376,14 +377,79 @@ enum exit_status decode_check(struct decode *decode, struct decode_step *step)
 
 /* ---- one launch ---- */
 
+/* Whether results change when tokens follow that are not seen. */
+static bool reads_sizes(const struct spec *spec)
+{
+  const struct expr *formulas[9 + 3 * SPEC_MAX_MAPS] = {
+      spec->value,         spec->mask,          spec->weight,
+      spec->post,          spec->select.always, spec->select.by,
+      spec->rotary.angle,  spec->rotary.gain,   spec->rotary.key_position};
+  uint32_t count = 9;
+  for (uint32_t m = 0; m < spec->map_count; m++) {
+    formulas[count++] = spec->maps[m].score;
+    formulas[count++] = spec->maps[m].sink;
+    formulas[count++] = spec->maps[m].at_least;
+  }
+  for (uint32_t n = 0; n < count; n++)
+    if (formulas[n] != NULL &&
+        (expr_depends(formulas[n], EXPR_VAR_SIZE_NQ) || expr_depends(formulas[n], EXPR_VAR_SIZE_NK) ||
+         expr_depends(formulas[n], EXPR_VAR_OFFSET)))
+      return true;
+  return spec->align == ALIGN_EXPR;
+}
+
 static const char *why_no_prefill(const struct decode *decode)
 {
   const struct spec_cache *cache = &decode->whole.spec->cache;
   if (cache_is_quantised(&cache->k) || cache_is_quantised(&cache->v))
     return "the cache is quantised, and one launch on k and v is not";
+  bool v_as_given = decode->whole.spec->value_is_key ||
+                    stored_type(decode, EXPR_TENSOR_V) == decode->whole.type;
+  if (stored_type(decode, EXPR_TENSOR_K) != decode->whole.type || !v_as_given)
+    return "the cache rounds to a type of its own, and one launch on k and v does not";
   if (cache->positions != CACHE_POSITIONS_ORIGINAL)
     return "positions are those of the cache";
+  if (reads_sizes(decode->whole.spec))
+    return "a formula reads how many tokens there are";
   return NULL;
+}
+
+/* Whether a row of [from, to) sees a key of these that comes after it. The parts beside the
+ * diagonal are looked at as a whole. */
+static bool sees_later(struct visible *visible, int64_t from, int64_t to)
+{
+  int64_t middle = from + (to - from) / 2;
+  if (to - from < 2)
+    return false;
+  return visible_pairs(visible, from, middle, middle, to) > 0 ||
+         sees_later(visible, from, middle) || sees_later(visible, middle, to);
+}
+
+static bool any_sees_later(struct workload *whole, struct arena *arena)
+{
+  struct visible visible;
+  int64_t heads = visible_by_head(whole->spec) ? whole->spec->query_heads : 1;
+  visible_open(&visible, whole, arena);
+  for (int64_t n = 0; n < whole->batch * heads; n++) {
+    visible_enter(&visible, n / heads, n % heads);
+    if (sees_later(&visible, 0, whole->keys))
+      return true;
+  }
+  return false;
+}
+
+/* Whether steps cannot show a row all that one launch shows it. Also when out of memory. */
+static bool looks_ahead(struct workload *whole)
+{
+  struct arena arena;
+  arena_init(&arena);
+  if (arena_guard(&arena)) {
+    arena_free(&arena);
+    return true;
+  }
+  bool ahead = any_sees_later(whole, &arena);
+  arena_free(&arena);
+  return ahead;
 }
 
 /* Whether the step that computed the row of that token saw all that the row sees: a ring is read as
@@ -397,10 +463,13 @@ static bool is_whole(const struct decode *decode, int64_t token)
 
 enum exit_status decode_check_prefill(struct decode *decode)
 {
-  decode->no_prefill = why_no_prefill(decode);
+  struct workload *whole = &decode->whole;
+  if (decode->no_prefill == NULL)
+    decode->no_prefill = why_no_prefill(decode);
+  if (decode->no_prefill == NULL && looks_ahead(whole))
+    decode->no_prefill = "a row of it sees keys that come after it";
   if (decode->no_prefill != NULL)
     return EXIT_FINE;
-  struct workload *whole = &decode->whole;
   struct tensor steps = whole->o;
   char error[1024] = "";
   whole->o = (struct tensor){0};

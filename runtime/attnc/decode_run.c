@@ -118,6 +118,7 @@ static attn_status append(struct decode *decode, struct decode_step *step, struc
   workload_call_inputs(&call, &step->rows);
   call.arguments.cache = step->tensors;
   call.arguments.cache_count = step->tensor_count;
+  call.arguments.max_length = step->rows.keys;
   call.arguments.error = error;
   call.arguments.error_size = size;
   attn_status status = attn_append(decode->prepared.program, &call.arguments);
@@ -141,37 +142,44 @@ struct step_times {
   double append, launch;
 };
 
+/* With the text of it in decode->error. */
+static enum exit_status failed(struct decode *decode, attn_status status)
+{
+  decode->failed = status;
+  if (!decode->quiet)
+    complain("%s", decode->error);
+  return exit_of_attn(status);
+}
+
 static enum exit_status compute(struct decode *decode, struct decode_step *step,
                                 struct workload *tokens, struct step_times *times)
 {
   attn_context *context = decode->prepared.context;
-  char error[1024] = "";
-  attn_status status = device_upload(tokens, context, error, sizeof(error));
+  char *error = decode->error;
+  const size_t size = sizeof(decode->error);
+  attn_status status = device_upload(tokens, context, error, size);
   if (status == ATTN_OK)
-    status = device_upload(&step->rows, context, error, sizeof(error));
+    status = device_upload(&step->rows, context, error, size);
   double start = now_ms();
   if (status == ATTN_OK)
-    status = append(decode, step, tokens, error, sizeof(error));
+    status = append(decode, step, tokens, error, size);
   double appended = now_ms();
   if (status == ATTN_OK)
-    status = launch(decode, step, error, sizeof(error));
+    status = launch(decode, step, error, size);
   *times = (struct step_times){appended - start, now_ms() - appended};
   if (status == ATTN_OK)
-    status = device_download(&step->rows, context, error, sizeof(error));
+    status = device_download(&step->rows, context, error, size);
   if (status != ATTN_OK && error[0] == '\0')
-    attn_context_error(context, error, sizeof(error));
-  if (status != ATTN_OK)
-    complain("%s", error);
+    attn_context_error(context, error, size);
   device_release(&step->rows, context);
   device_release(tokens, context);
-  return exit_of_attn(status);
+  return status == ATTN_OK ? EXIT_FINE : failed(decode, status);
 }
 
-static enum exit_status cache_failed(const struct decode *decode, attn_status status)
+static enum exit_status cache_failed(struct decode *decode, attn_status status)
 {
-  char error[1024] = "";
-  attn_context_error(decode->prepared.context, error, sizeof(error));
-  return fail_with(exit_of_attn(status), "%s", error);
+  attn_context_error(decode->prepared.context, decode->error, sizeof(decode->error));
+  return failed(decode, status);
 }
 
 /* With the batch open. */
@@ -192,6 +200,15 @@ static enum exit_status run_batch(struct decode *decode, struct decode_step *ste
   return decode_wants_check(decode, step->from) ? decode_check(decode, step) : EXIT_FINE;
 }
 
+/* NK of a launch after so many tokens: where ranks are counted, those that a ring keeps. */
+static int64_t keys_after(const struct decode *decode, int64_t tokens)
+{
+  const struct spec *spec = decode->whole.spec;
+  int64_t ring = cache_ring_tokens(spec);
+  bool ranks = ring > 0 && spec->cache.positions != CACHE_POSITIONS_ORIGINAL;
+  return ranks && tokens > ring ? ring : tokens;
+}
+
 static enum exit_status run_step(struct decode *decode, int64_t from, int64_t count,
                                  struct step_times *times)
 {
@@ -210,7 +227,7 @@ static enum exit_status run_step(struct decode *decode, int64_t from, int64_t co
     attn_cache_cancel(batch);
     return cache_failed(decode, opened);
   }
-  start_piece(decode, &step.rows, count, from + count);
+  start_piece(decode, &step.rows, count, keys_after(decode, from + count));
   enum exit_status status = run_batch(decode, &step, times);
   workload_free(&step.rows);
   if (status != EXIT_FINE) {
@@ -246,8 +263,10 @@ static enum exit_status open_cache(struct decode *decode)
   options.error = error;
   options.error_size = sizeof(error);
   attn_status status = attn_cache_create(decode->prepared.program, &options, &decode->cache);
+  if (status != ATTN_OK && !decode->quiet)
+    complain("%s", error);
   if (status != ATTN_OK)
-    return fail_with(exit_of_attn(status), "%s", error);
+    return exit_of_attn(status);
   for (int64_t b = 0; b < whole->batch; b++) {
     status = attn_cache_add(decode->cache, &decode->sequences[b]);
     if (status != ATTN_OK)

@@ -207,7 +207,8 @@ static const char *dim_text(const struct launch_text *text, const struct tile_te
   case TILE_ROLE_SIZE_NK:
   case TILE_ROLE_SIZE_TABLE:
   case TILE_ROLE_SIZE_PAGES:
-  case TILE_ROLE_SIZE_SLOTS: break;
+  case TILE_ROLE_SIZE_SLOTS:
+  case TILE_ROLE_SIZE_PREFIX: break;
   }
   return size == NULL ? NULL : expr_print(arena, size, &names);
 }

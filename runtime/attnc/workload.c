@@ -436,26 +436,54 @@ static struct ref_tensor reference_view(const struct tensor *tensor)
   return view;
 }
 
+/* k or v as an implementation in the workload's type has them: what a quantised cache holds is
+ * given in f32, and rounded here. False when out of memory. */
+static bool naive_view(const struct workload *workload, const struct tensor *tensor,
+                       struct tensor *rounded, struct ref_tensor *view)
+{
+  struct tensor_error error;
+  DLDataType dtype = workload_dtype(workload, DTYPE_SPEC);
+  *view = reference_view(tensor);
+  if (tensor->name == NULL || tensor_dtype_equal(tensor->dtype, dtype))
+    return true;
+  if (tensor_init(rounded, tensor->name, dtype, tensor->ndim, tensor->shape, &error) != TENSOR_OK)
+    return false;
+  for (int64_t n = 0, count = tensor_count(tensor); n < count; n++)
+    tensor_set(rounded, n, tensor_get(tensor, n));
+  *view = reference_view(rounded);
+  return true;
+}
+
 bool workload_reference(struct workload *workload, enum ref_mode mode, uint32_t heads,
                         struct ref_result *result)
 {
   const struct spec *spec = workload->spec;
+  struct tensor rounded[2] = {{0}};
+  struct ref_tensor k = reference_view(&workload->k), v = reference_view(&workload->v);
+  if (mode == REF_NAIVE && (!naive_view(workload, &workload->k, &rounded[0], &k) ||
+                            !naive_view(workload, &workload->v, &rounded[1], &v))) {
+    tensor_free(&rounded[0]);
+    return false;
+  }
   struct ref_tensor inputs[SPEC_MAX_INPUTS];
   for (uint32_t k = 0; k < spec->input_count; k++)
     inputs[k] = reference_view(&workload->inputs[k]);
   /* Heads do not influence each other and their numbers are folded into the formulas, so that a
    * spec with fewer of them and the same group size means the first ones of the whole. */
   struct spec *first = mem_alloc(sizeof(*first));
-  if (first == NULL)
+  if (first == NULL) {
+    tensor_free(&rounded[0]);
+    tensor_free(&rounded[1]);
     return false;
+  }
   *first = *spec;
   first->kv_heads = heads / (spec->query_heads / spec->kv_heads);
   first->query_heads = heads;
   const struct ref_call call = {
       .spec = first,
       .q = reference_view(&workload->q),
-      .k = reference_view(&workload->k),
-      .v = reference_view(&workload->v),
+      .k = k,
+      .v = v,
       .inputs = inputs,
       .params = workload->params,
       .batch = workload->batch,
@@ -465,6 +493,8 @@ bool workload_reference(struct workload *workload, enum ref_mode mode, uint32_t 
       .key_starts = workload->key_starts,
   };
   bool good = ref_run(&call, mode, workload->type, result);
+  tensor_free(&rounded[0]);
+  tensor_free(&rounded[1]);
   mem_free(first);
   return good;
 }

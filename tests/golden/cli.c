@@ -8,8 +8,8 @@
  * "[exit N]" stands where the status is not 0. Words are separated by blanks, and $TMP in a word is
  * an empty folder of this run, as it is in the output. Commands run in the folder ATTN_SOURCE_DIR
  * with no input. Times, speeds and errors differ from machine to machine: a number before " ms", "
- * s\n", " GFLOP/s", " GB/s" or " % of the machine's", and one after "error ", "difference ",
- * "most " or "worst ", is shown as "#".
+ * s\n", " GFLOP/s", " GB/s", " tokens/s", " % of the machine's" or " of the bound", and one after
+ * "the machine's ", "error ", "difference ", "differs by ", "most " or "worst ", is shown as "#".
  *
  * GOLDEN_UPDATE=1 in the environment rewrites what differs.
  */
@@ -86,8 +86,10 @@ static void add_masked(struct text *text, const char *output)
     size_t length = at == output || !isalnum((unsigned char)at[-1]) ? number_length(at) : 0;
     const char *behind = at + length;
     bool measured = starts(behind, " ms") || starts(behind, " s\n") || starts(behind, " GFLOP/s") ||
-                    starts(behind, " GB/s") || starts(behind, " % of the machine's") ||
-                    follows(output, at, "error ") || follows(output, at, "difference ") ||
+                    starts(behind, " GB/s") || starts(behind, " tokens/s") ||
+                    starts(behind, " % of the machine's") || starts(behind, " of the bound") ||
+                    follows(output, at, "the machine's ") || follows(output, at, "error ") ||
+                    follows(output, at, "difference ") || follows(output, at, "differs by ") ||
                     follows(output, at, "most ") || follows(output, at, "worst ");
     if (length > 0 && measured) {
       /* Columns are padded to the number's width. */

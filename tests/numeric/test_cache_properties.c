@@ -7,6 +7,10 @@ int main(void)
   Suite *suite = suite_create("cache_properties");
   TCase *tests = tcase_create("properties");
   layouts_add(tests);
+  keys_add(tests);
+  sharing_add(tests);
+  eviction_add(tests);
+  storage_add(tests);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   /* One process: compiled specs are shared. */

@@ -4,6 +4,7 @@
  *     RANDOM_SPECS=FIRST:COUNT   the seeds (0:2000)
  *     RANDOM_SPECS_REASONS=1     prints why specs are skipped
  *     ATTN_TEST_DEVICE=cuda:0    where compiled code runs (cpu); specs and cases are then smaller
+ *     --caches                   specs with a cache, in steps on it
  *     --keep DIR                 writes what fails, made small, as DIR/seed-N.attn
  *     --show N                   prints the spec and the cases of a seed, and runs nothing
  *
@@ -36,6 +37,7 @@ struct progress {
 struct setup {
   const char *device;
   bool few_blocks;  /* the device is one that interprets */
+  bool caches;
   const char *keep; /* a folder for what fails, or NULL */
 };
 
@@ -149,6 +151,15 @@ static void report(const struct setup *setup, struct arena *arena, uint64_t seed
 
 /* ---- seeds ---- */
 
+static void draw(const struct setup *setup, struct arena *arena, uint64_t seed,
+                 struct random_spec *spec)
+{
+  if (setup->caches)
+    random_cache_spec(arena, seed, setup->few_blocks, spec);
+  else
+    random_spec(arena, seed, setup->few_blocks, spec);
+}
+
 static void count(struct progress *progress, const struct trial_result *result)
 {
   progress->counts[result->outcome]++;
@@ -169,7 +180,7 @@ static bool try_seed(const struct setup *setup, uint64_t seed, struct progress *
     arena_free(&arena);
     return false;
   }
-  random_spec(&arena, seed, setup->few_blocks, &spec);
+  draw(setup, &arena, seed, &spec);
   trial_limit_time(TIME_LIMIT_S);
   trial_run(setup->device, node_print(&arena, spec.root), spec.cases, SPEC_CASES, &result);
   trial_limit_time(0);
@@ -205,7 +216,7 @@ static bool examine_seed(const struct setup *setup, uint64_t seed, int *reports,
     arena_free(&arena);
     return false;
   }
-  random_spec(&arena, seed, setup->few_blocks, &spec);
+  draw(setup, &arena, seed, &spec);
   size_t k = run_apart(setup, node_print(&arena, spec.root), spec.cases, &result);
   count(progress, &result);
   if (--*reports >= 0)
@@ -363,7 +374,7 @@ static bool show(const struct setup *setup, uint64_t seed)
     arena_free(&arena);
     return false;
   }
-  random_spec(&arena, seed, setup->few_blocks, &spec);
+  draw(setup, &arena, seed, &spec);
   for (size_t k = 0; k < SPEC_CASES; k++) {
     trial_describe(&spec.cases[k], description, sizeof(description));
     printf("%s%s\n", case_mark, description);
@@ -377,11 +388,16 @@ int main(int argc, char **argv)
 {
   unsigned long long first = 0;
   unsigned long long count = 2000;
-  const char *seeds = getenv("RANDOM_SPECS");
+  const char *seeds = getenv("RANDOM_SPECS"), *program = argv[0];
   const char *device = getenv("ATTN_TEST_DEVICE");
   struct setup setup = {.device = "cpu"};
   if (device != NULL)
     setup = (struct setup){.device = device, .few_blocks = strcmp(device, "cpu") != 0};
+  if (argc > 1 && strcmp(argv[1], "--caches") == 0) {
+    setup.caches = true;
+    argc--;
+    argv++;
+  }
   if (argc == 3 && strcmp(argv[1], "--show") == 0)
     return show(&setup, strtoull(argv[2], NULL, 10)) ? EXIT_SUCCESS : EXIT_FAILURE;
   if (argc == 3 && strcmp(argv[1], "--keep") == 0)
@@ -390,10 +406,11 @@ int main(int argc, char **argv)
   if (seeds != NULL && sscanf(seeds, "%llu:%llu", &first, &count) != 2)
     understood = false;
   if (!understood) {
-    fprintf(stderr, "usage: %s [--keep DIR | --show SEED]; RANDOM_SPECS=FIRST:COUNT\n", argv[0]);
+    fprintf(stderr, "usage: %s [--caches] [--keep DIR | --show SEED]; RANDOM_SPECS=FIRST:COUNT\n",
+            program);
     return 2;
   }
-  bool good = run_regressions(&setup);
+  bool good = setup.caches || run_regressions(&setup); /* those of caches are among the others */
   good &= run_seeds(&setup, first, count);
   return good ? EXIT_SUCCESS : EXIT_FAILURE;
 }

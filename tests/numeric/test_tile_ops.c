@@ -285,6 +285,10 @@ static const char *const bodies[] = {
     "%t: f32[_M3_,_N_] = load e[%z, %z, %z] rows 0 group 1 by 3 columns 2 live %k, %nn\n"
     "%q: f32[_M_,_M3_] = product %x, %t transposed\n%r: f32[_M_,1] = reduce max axis 1 %q\n"
     "%y: f32[_M_,_N_] = product %q, %t\n" STORE_R STORE_Y,
+    LOAD_U
+    "%nn: index = scalar => _N_L\n%b: f32[_M_,_N_] = load h[%z, %z] rows 0 columns 1 live %lm, "
+    "%nn\n%t: f32[_M_,_N_] = map %u, %b => $0 * $1\n%y: f32[_M_,_N_] = product %one_mm, "
+    "%t\n" STORE_Y,
     /* a carried operand changes before the product, which must not see it */
     "%end: index = scalar => 2L\n%y: f32[_M_,_N_] = for %j = %z to %end step 1 carry (%c = %x) {\n"
     "%t: f32[_M_,_N_] = map %c => $0 * 2.0\n%q: f32[_M_,_N_] = map %c => $0 - 1.0\n"

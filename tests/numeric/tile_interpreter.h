@@ -335,7 +335,8 @@ static inline void tile_interpret_op(struct tile_interpreter *t, const struct ti
 {
   switch ((int)op->kind) {
   case TILE_YIELD:
-  case TILE_LIMIT_ROWS: return;
+  case TILE_LIMIT_ROWS:
+  case TILE_LIMIT_COLUMNS: return;
   case TILE_LOAD:
   case TILE_STORE:
   case TILE_ACCUMULATE: tile_memory(t, op); return;

@@ -43,6 +43,34 @@ START_TEST(linear_weights_take_one_walk)
 }
 END_TEST
 
+/* How many tiles of the forward kernel are limited, all of them in regions of partial tiles. */
+static size_t limited_tiles(const char *text)
+{
+  struct run run;
+  built(&run, text, false);
+  const struct tile_kernel *kernel = kernel_named(&run, "forward");
+  ck_assert_ptr_nonnull(kernel);
+  const struct tile_op *walk = find_op(kernel->body, TILE_FOR_SEGMENTS);
+  ck_assert_ptr_nonnull(walk);
+  ck_assert_uint_eq(count_ops(walk->regions[0], TILE_LIMIT_COLUMNS), 0);
+  size_t count = count_ops(kernel->body, TILE_LIMIT_COLUMNS);
+  arena_free(&run.arena);
+  return count;
+}
+
+/* What pairs a tile has, and the scores of each map; not where the tile of weights is stored. */
+START_TEST(partial_tiles_are_limited)
+{
+  ck_assert_uint_eq(limited_tiles(CAUSAL("")), 2);
+  ck_assert_uint_eq(limited_tiles(CAUSAL("score 50.0 * tanh(s / 50.0)")), 2);
+  ck_assert_uint_eq(limited_tiles(CAUSAL(TWO_MAPS "weight x - 0.5 * y")), 3);
+  ck_assert_uint_eq(limited_tiles(CAUSAL("output entropy")), 4);
+  ck_assert_uint_eq(limited_tiles(CAUSAL("output weights")), 2);
+  /* a mask of keys alone is no tile of pairs */
+  ck_assert_uint_eq(limited_tiles("attention a {\n heads q = 4, kv = 2\n dim 16\n align start\n}\n"), 1);
+}
+END_TEST
+
 START_TEST(other_weights_take_two)
 {
   expect_walks(CAUSAL("weight w ** 2.0"), 2, 3);
@@ -203,6 +231,7 @@ int main(void)
   TCase *tests = tcase_create("passes");
   tcase_set_timeout(tests, 300);
   tcase_add_test(tests, linear_weights_take_one_walk);
+  tcase_add_test(tests, partial_tiles_are_limited);
   tcase_add_test(tests, other_weights_take_two);
   tcase_add_test(tests, coefficients_of_rows_wait);
   tcase_add_test(tests, searches_end);

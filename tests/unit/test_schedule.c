@@ -1,5 +1,6 @@
 /* Tile sizes for GPUs: what a program asks of a block, counted by hand for small ones, and that
  * what is chosen fits. */
+#include "compiler/schedule/residence.h"
 #include "compiler/schedule/schedule.h"
 #include "dsl/expr_fold.h"
 #include "tests/unit/build_programs.h"
@@ -56,13 +57,13 @@ static struct budget budget_with(struct world *w, enum dtype type, struct schedu
 START_TEST(rows_lie_in_different_banks)
 {
   for (uint32_t columns = 16; columns <= 1024; columns += 16) {
-    uint32_t half = budget_pitch(columns, TILE_F16, false);
+    uint32_t half = residence_pitch(columns, TILE_F16, READ_ROWS);
     ck_assert_uint_ge(half, columns * 2);
     ck_assert_uint_lt(half, columns * 2 + 32);
     ck_assert_uint_eq(half % 32, 16);
-    ck_assert_uint_eq(half, budget_pitch(columns, TILE_BF16, true));
-    ck_assert_uint_eq(budget_pitch(columns, TILE_F32, true) % 32, 16);
-    uint32_t pairs = budget_pitch(columns, TILE_F32, false);
+    ck_assert_uint_eq(half, residence_pitch(columns, TILE_BF16, READ_COLUMNS));
+    ck_assert_uint_eq(residence_pitch(columns, TILE_F32, READ_COLUMNS) % 32, 16);
+    uint32_t pairs = residence_pitch(columns, TILE_F32, READ_ROWS);
     ck_assert_uint_ge(pairs, columns * 4);
     ck_assert_uint_lt(pairs, columns * 4 + 128);
     ck_assert_uint_eq(pairs % 128, 32);
@@ -122,8 +123,12 @@ START_TEST(buffers_are_counted)
   ck_assert_uint_eq(one.shared, q + 2 * tile);
   schedule.stages = 2;
   ck_assert_uint_eq(budget_of_text(products, schedule).shared, q + 4 * tile);
-  /* Weights go from warp to warp: 64 rows of 32 in f16. */
+  /* Warps that have 16 keys each keep their weights; what they have of o at the end passes through
+   * the tiles' buffers. */
   schedule = (struct schedule){.warps = 8, .column_warps = 2, .stages = 1};
+  ck_assert_uint_eq(budget_of_text(products, schedule).shared, q + 2 * tile);
+  /* Weights of 8 keys go from warp to warp: 64 rows of 32 in f16. */
+  schedule = (struct schedule){.warps = 16, .column_warps = 4, .stages = 1};
   ck_assert_uint_eq(budget_of_text(products, schedule).shared, q + 2 * tile + 64 * (32 * 2 + 16));
 }
 END_TEST
@@ -134,11 +139,14 @@ START_TEST(registers_are_counted)
   struct schedule four = {.warps = 4, .column_warps = 1, .stages = 1};
   struct schedule two = {.warps = 2, .column_warps = 1, .stages = 1};
   struct schedule wide = {.warps = 8, .column_warps = 2, .stages = 1};
+  struct schedule wider = {.warps = 16, .column_warps = 4, .stages = 1};
   uint32_t tiles = (8 + 4) * 4;
   uint32_t rest = budget_of_text(products, four).registers - tiles;
   ck_assert_uint_lt(rest, 100);
   ck_assert_uint_eq(budget_of_text(products, two).registers, rest + 2 * tiles);
-  ck_assert_uint_eq(budget_of_text(products, wide).registers, rest + tiles / 2);
+  /* All of o and half of s, and q, which stays. */
+  ck_assert_uint_eq(budget_of_text(products, wide).registers, rest + (8 + 2) * 4 + 4 * 4);
+  ck_assert_uint_eq(budget_of_text(products, wider).registers, rest + tiles / 4 + 4 * 4);
 }
 END_TEST
 
@@ -400,7 +408,28 @@ START_TEST(wrapped_programs_get_warps)
 }
 END_TEST
 
-/* ---- against what code is made with: no more, and for bare operands exactly that ---- */
+/* ---- against what code is made with ---- */
+
+static void expect_told(struct world *w, const struct compile_options *options, const char *text)
+{
+  struct compiled *compiled = compile_build(&w->arena, w->spec, options, &w->diagnostics);
+  ck_assert_msg(compiled != NULL, "%s", diagnostics_print(&w->diagnostics, false));
+  char *code = NULL;
+  const char *error = NULL;
+  enum compile_status status = compile_emit(&w->arena, compiled, COMPILE_OBJECT, &code, &error);
+  if (status == COMPILE_UNAVAILABLE)
+    return;
+  ck_assert_msg(status == COMPILE_OK, "%s: %s", text, error);
+  for (size_t n = 0; n < compiled->kernels.count; n++) {
+    const struct compiled_kernel *kernel = &compiled->kernels.items[n];
+    struct budget told = budget_of_kernel(&w->arena, kernel->tile, &compiled->options.schedule);
+    ck_assert_msg(kernel->shared_bytes == told.shared,
+                  "%s: kernel %s was to take %zu bytes and takes %u", text, kernel->tile->name,
+                  told.shared, kernel->shared_bytes);
+    ck_assert_uint_eq(kernel->threads, 32 * compiled->options.schedule.warps);
+  }
+  mem_free(compiled->code);
+}
 
 START_TEST(code_asks_for_what_was_told)
 {
@@ -408,6 +437,8 @@ START_TEST(code_asks_for_what_was_told)
       CAUSAL,
       "attention a {\n heads 2\n dim qk = 48, v = 80\n mask 0 <= i - j < 30\n position rope()\n}\n",
       "attention a {\n heads q = 8, kv = 1\n dim 128\n}\n",
+      "attention a {\n heads q = 16, kv = 1\n dim qk = 320, v = 272\n mask causal\n}\n",
+      "attention a {\n heads 2\n dim 32\n normalize sparsemax\n output mass\n}\n",
   };
   for (size_t k = 0; k < sizeof(texts) / sizeof(texts[0]); k++)
     for (int t = 0; t < 2; t++)
@@ -416,32 +447,43 @@ START_TEST(code_asks_for_what_was_told)
         open_spec(&w, texts[k]);
         const struct compile_options options = {.target = TARGET_SM_80,
                                                 .type = t == 0 ? DTYPE_F32 : DTYPE_F16,
-                                                .schedule.stages = stages};
-        struct compiled *compiled = compile_build(&w.arena, w.spec, &options, &w.diagnostics);
-        ck_assert_ptr_nonnull(compiled);
-        const char *error = NULL;
-        char *text = NULL;
-        enum compile_status status =
-            compile_emit(&w.arena, compiled, COMPILE_OBJECT, &text, &error);
-        if (status == COMPILE_UNAVAILABLE) {
-          arena_free(&w.arena);
-          return;
-        }
-        ck_assert_msg(status == COMPILE_OK, "%s", error);
-        for (size_t n = 0; n < compiled->kernels.count; n++) {
-          const struct compiled_kernel *kernel = &compiled->kernels.items[n];
-          struct budget told =
-              budget_of_kernel(&w.arena, kernel->tile, &compiled->options.schedule);
-          bool plain = expr_is_true(w.spec->mask) && t > 0;
-          ck_assert_msg(kernel->shared_bytes <= told.shared &&
-                            (!plain || kernel->shared_bytes == told.shared),
-                        "%s: kernel %s was to take %zu bytes and takes %u", texts[k],
-                        kernel->tile->name, told.shared, kernel->shared_bytes);
-          ck_assert_uint_eq(kernel->threads, 32 * compiled->options.schedule.warps);
-        }
-        mem_free(compiled->code);
+                                                .schedule = {.stages = stages}};
+        expect_told(&w, &options, texts[k]);
         arena_free(&w.arena);
       }
+}
+END_TEST
+
+START_TEST(code_on_caches_asks_for_what_was_told)
+{
+  static const char *const caches[] = {
+      "paged(page = 16)",
+      "ring(capacity = 100, sinks = 4)",
+      "dense, k = e4m3, v = int8(axis = token)",
+      "paged(page = 64), k = int4(axis = token, group = 32), v = int4(axis = token, group = 32, "
+      "asymmetric = true)",
+      "paged(page = 64), k = int2(axis = channel, group = 32, residual = 64, asymmetric = true), "
+      "v = int2(axis = token, group = 32, residual = 64, asymmetric = true)",
+      "paged(page = 16), k = e4m3(axis = token, group = 32, channels = 32)",
+  };
+  static const enum kernel_kind kernels[] = {KERNEL_FORWARD, KERNEL_DECODE, KERNEL_APPEND};
+  static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
+  for (size_t k = 0; k < sizeof(caches) / sizeof(caches[0]); k++)
+    for (uint32_t n = 0; n < 3; n++) {
+      struct world w;
+      char text[512];
+      snprintf(text, sizeof(text),
+               "attention a {\n heads q = 8, kv = 2\n dim 64\n position rope\n mask causal\n"
+               " cache %s\n}\n",
+               caches[k]);
+      open_spec(&w, text);
+      const struct compile_options options = {.target = TARGET_SM_80,
+                                              .kernel = kernels[n],
+                                              .on_cache = kernels[n] != KERNEL_APPEND,
+                                              .type = types[(k + n) % 3]};
+      expect_told(&w, &options, text);
+      arena_free(&w.arena);
+    }
 }
 END_TEST
 
@@ -463,6 +505,7 @@ int main(void)
   tcase_add_test(tcase, wrong_schedules_are_errors);
   tcase_add_test(tcase, wrapped_programs_get_warps);
   tcase_add_test(tcase, code_asks_for_what_was_told);
+  tcase_add_test(tcase, code_on_caches_asks_for_what_was_told);
   suite_add_tcase(suite, tcase);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);

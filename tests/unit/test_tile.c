@@ -140,7 +140,7 @@ START_TEST(builder_makes_verified_programs)
   struct tile_type type = walk->results[0]->type;
   struct tile_op *choice = tile_if(&b, on, &type, 1);
   static const uint32_t swap[] = {1, 0, 3, 2, 5, 4, 7, 6};
-  struct tile_value *permuted = tile_permute(&b, walk->results[0], swap);
+  struct tile_value *permuted = tile_permute(&b, walk->results[0], swap, 8);
   tile_yield(&b, &permuted, 1);
   tile_open_region(&b, choice, 1);
   struct tile_value *factor = tile_reduce(&b, TILE_REDUCE_SUM, 1, walk->results[0]);

@@ -224,9 +224,74 @@ static LLVMValueRef element_value(struct rowwise *r)
   return operand_value(r, 0);
 }
 
+static LLVMValueRef plus(struct emit *e, LLVMValueRef at, uint32_t columns)
+{
+  return LLVMBuildAdd(e->builder, at, emit_i64(e, columns), "");
+}
+
+/* Columns from `first` on of the result, as many as there are lanes: of one column of the operand,
+ * shuffled from neighbours, or taken together one by one. */
+static LLVMValueRef permuted_lanes(struct rowwise *r, LLVMValueRef row_at, uint32_t first)
+{
+  struct emit *e = &r->h->e;
+  const struct tile_value *from = r->op->operands[0];
+  const uint32_t *table = &r->op->permutation[first];
+  LLVMValueRef base = r->places[0].base, order[64];
+  uint32_t least = table[0], most = table[0];
+  for (uint32_t k = 1; k < e->lanes; k++) {
+    least = table[k] < least ? table[k] : least;
+    most = table[k] > most ? table[k] : most;
+  }
+  if (least == most)
+    return emit_broadcast(e, scalar_at(r, from, base, plus(e, row_at, least)));
+  if (most - least < e->lanes && from->type.columns >= e->lanes) {
+    if (least > from->type.columns - e->lanes)
+      least = from->type.columns - e->lanes;
+    LLVMValueRef near = vector_at(r, from, base, plus(e, row_at, least));
+    for (uint32_t k = 0; k < e->lanes; k++)
+      order[k] = emit_i32(e, (int32_t)(table[k] - least));
+    return LLVMBuildShuffleVector(e->builder, near, LLVMGetPoison(LLVMTypeOf(near)),
+                                  LLVMConstVector(order, e->lanes), "");
+  }
+  LLVMValueRef lanes = NULL;
+  for (uint32_t k = 0; k < e->lanes; k++) {
+    LLVMValueRef one = scalar_at(r, from, base, plus(e, row_at, table[k]));
+    if (lanes == NULL)
+      lanes = LLVMGetPoison(emit_vector_type(e, LLVMTypeOf(one)));
+    lanes = LLVMBuildInsertElement(e->builder, lanes, one, emit_i32(e, (int32_t)k), "");
+  }
+  return lanes;
+}
+
+/* Whole vectors of memory, whose sources are known here. */
+static void permute_vectors(struct rowwise *r, uint32_t rows, uint32_t columns)
+{
+  struct host *h = r->h;
+  struct emit *e = &h->e;
+  const struct tile_value *result = r->op->results[0];
+  struct host_value *to = host_value(h, result);
+  LLVMTypeRef type = host_element_type(h, result->type.element);
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, rows), 1, NULL, 0);
+  LLVMValueRef from = LLVMBuildMul(e->builder, loop.index, r->places[0].stride, "");
+  LLVMValueRef at = LLVMBuildMul(e->builder, loop.index, to->stride, "");
+  for (uint32_t c = 0; c < columns; c += e->lanes) {
+    LLVMValueRef stored =
+        host_to_memory(h, result->type.element, permuted_lanes(r, from, c));
+    emit_store(e, stored, emit_address(e, type, to->base, plus(e, at, c)), 1);
+  }
+  emit_loop_end(e, &loop, NULL);
+}
+
 static void permute_rows(struct rowwise *r, uint32_t rows, uint32_t columns)
 {
   struct host *h = r->h;
+  const struct host_value *place = &r->places[0];
+  if (place->kind == HOST_MEMORY && place->stride != NULL && rows > 1 &&
+      columns % h->e.lanes == 0) {
+    permute_vectors(r, rows, columns);
+    return;
+  }
   struct emit *e = &h->e;
   const struct tile_value *result = r->op->results[0];
   struct host_value *to = host_value(h, result);

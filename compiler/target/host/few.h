@@ -21,7 +21,7 @@
 #include "compiler/target/host/place.h"
 
 /* ---- few_operand.c: second operands of products ---- */
-enum { FEW_ROWS_AHEAD = 16, FEW_MAX_BLOCK = 8 };
+enum { FEW_ROWS_AHEAD = 32, FEW_MAX_BLOCK = 8 };
 
 /* Makes the load's result a view, where nothing but few-row products reads it; else false. */
 bool few_view(struct host *h, const struct tile_op *load, const struct place *place);
@@ -41,11 +41,16 @@ struct few_rows {
 };
 /* An operand of a product: converted to row-major memory unless it can be read as it is. */
 struct few_rows few_operand(struct host *h, const struct tile_value *value);
+/* Where the operand is another one times [N, 1], that factor; `rows` becomes the other one. Else
+ * NULL. */
+struct few_rows *few_factor(struct few_rows *rows);
 /* Makes the rows current; the builder is where they are about to be read. */
 void few_rows_begin(struct few_rows *rows, LLVMValueRef first, uint32_t count);
 /* Elements from column `column` on of row number `row` of the block as a vector: `count` of them,
  * the rest zeros. */
 LLVMValueRef few_vector(struct few_rows *rows, uint32_t row, LLVMValueRef column, uint32_t count);
+/* The element of row number `row` of the block of an operand [N, 1]. */
+LLVMValueRef few_scalar(struct few_rows *rows, uint32_t row);
 /* Zeros in place of the lanes from `count` on. */
 LLVMValueRef few_cut(struct host *h, LLVMValueRef vector, uint32_t count);
 /* Prefetches what the block FEW_ROWS_AHEAD rows further has in the share of it that `columns`

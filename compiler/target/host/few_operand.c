@@ -44,8 +44,11 @@ bool few_is_lazy(struct host *h, const struct tile_op *op)
   return true;
 }
 
-static bool can_view(struct host *h, const struct tile_value *value, const struct place *place)
+static bool can_view(struct host *h, const struct tile_op *load, const struct place *place)
 {
+  const struct tile_value *value = load->results[0];
+  if (h->kernel->tensors.items[load->access.tensor].written) /* perhaps before it is read */
+    return false;
   if (!place_is_contiguous(place) || value->type.columns == 1 || host_is_panel(h, value))
     return false;
   if (LLVMIsAConstantInt(place->live_columns) == NULL ||
@@ -124,7 +127,7 @@ bool few_view(struct host *h, const struct tile_op *load, const struct place *pl
 {
   struct emit *e = &h->e;
   const struct tile_value *value = load->results[0];
-  if (!can_view(h, value, place))
+  if (!can_view(h, load, place))
     return false;
   const uint32_t rows = value->type.rows, lanes = e->lanes;
   const uint32_t padded = (rows + lanes - 1) / lanes * lanes;
@@ -176,6 +179,28 @@ struct few_rows few_operand(struct host *h, const struct tile_value *value)
   for (uint32_t k = 0; k < op->operand_count; k++)
     rows.operands[k] = few_operand(h, op->operands[k]);
   return rows;
+}
+
+struct few_rows *few_factor(struct few_rows *rows)
+{
+  const struct tile_op *op = rows->place.kind == HOST_LAZY ? rows->value->def : NULL;
+  if (op == NULL || op->kind != TILE_MAP || op->expr->op != EXPR_MUL ||
+      op->expr->args[0]->op != EXPR_ARG || op->expr->args[1]->op != EXPR_ARG ||
+      rows->value->type.element != TILE_F32)
+    return NULL;
+  for (uint32_t k = 0; k < 2; k++) {
+    struct few_rows *factor = &rows->operands[op->expr->args[k]->value.i];
+    struct few_rows *rest = &rows->operands[op->expr->args[1 - k]->value.i];
+    if (factor->value->type.kind != TILE_KIND_TILE || factor->value->type.columns != 1 ||
+        factor->value->type.element != TILE_F32 || rest->value->type.columns == 1 ||
+        rest->value->type.rows != rows->value->type.rows)
+      continue;
+    struct few_rows *kept = ARENA_ARRAY(rows->h->arena, struct few_rows, 1);
+    *kept = *factor;
+    *rows = *rest;
+    return kept;
+  }
+  return NULL;
 }
 
 static LLVMValueRef row_number(struct few_rows *rows, uint32_t row)
@@ -308,6 +333,11 @@ static LLVMValueRef elements(struct few_rows *rows, uint32_t row, LLVMValueRef c
   LLVMTypeRef element = host_element_type(h, type.element);
   LLVMValueRef address = emit_address(e, element, rows->address[row], column);
   return host_from_memory(h, type.element, emit_load(e, emit_vector_type(e, element), address, 1));
+}
+
+LLVMValueRef few_scalar(struct few_rows *rows, uint32_t row)
+{
+  return elements(rows, row, emit_i64(&rows->h->e, 0), 1);
 }
 
 LLVMValueRef few_vector(struct few_rows *rows, uint32_t row, LLVMValueRef column, uint32_t count)

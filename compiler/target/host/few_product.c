@@ -5,7 +5,7 @@
  *
  * rows: b is [K, N]. Lanes run along N. A block of k has its elements of a in registers and goes
  * over the columns once, adding to c: b is read as it lies in memory, and c, which is small, from
- * the first-level cache. */
+ * the first-level cache. A factor of b's rows is one of a's elements. */
 #include "compiler/target/host/few.h"
 
 #include <string.h>
@@ -17,6 +17,7 @@ struct few_product {
   uint32_t rows, columns, inner;
   struct host_value a, c;
   struct few_rows b;
+  struct few_rows *weights;     /* [K, 1], of the rows of b in `rows`; NULL */
   const struct tile_value *sum; /* what is added to, or NULL */
   struct host_value sum_place;
   const struct tile_value *factor; /* [M, 1], of the sum, or NULL */
@@ -248,11 +249,17 @@ static void rows_block(struct few_product *p, LLVMValueRef first, uint32_t width
   const uint32_t lanes = e->lanes, step = UNROLL * lanes;
   const uint32_t whole = p->columns - p->columns % step;
   LLVMValueRef a[FEW_MAX_BLOCK * HOST_FEW_ROWS];
+  if (p->weights != NULL)
+    few_rows_begin(p->weights, first, width);
   for (uint32_t k = 0; k < width; k++) {
     LLVMValueRef column = LLVMBuildAdd(e->builder, first, emit_i64(e, k), "");
-    for (uint32_t m = 0; m < p->rows; m++)
-      a[k * p->rows + m] =
-          emit_broadcast(e, emit_load(e, e->f32, element_address(h, &p->a, p->rows, m, column), 4));
+    LLVMValueRef weight = p->weights == NULL ? NULL : few_scalar(p->weights, k);
+    for (uint32_t m = 0; m < p->rows; m++) {
+      LLVMValueRef one = emit_load(e, e->f32, element_address(h, &p->a, p->rows, m, column), 4);
+      if (weight != NULL)
+        one = LLVMBuildFMul(e->builder, one, weight, "");
+      a[k * p->rows + m] = emit_broadcast(e, one);
+    }
   }
   few_rows_begin(&p->b, first, width);
   if (whole != 0) {
@@ -271,6 +278,7 @@ static void rows_block(struct few_product *p, LLVMValueRef first, uint32_t width
 static void rows(struct few_product *p)
 {
   struct emit *e = &p->h->e;
+  p->weights = few_factor(&p->b);
   uint32_t block = block_of(p);
   while (block > p->inner)
     block /= 2;

@@ -55,6 +55,14 @@ static uint32_t position_in(const struct tile_region *region, const struct tile_
   return UINT32_MAX;
 }
 
+static bool is_yielded_once(const struct tile_region *region, const struct tile_value *yielded)
+{
+  uint32_t yields = 0;
+  for (uint32_t k = 0; k < region->last->operand_count; k++)
+    yields += region->last->operands[k] == yielded;
+  return yields == 1;
+}
+
 /* Whether the yielded value may be written where the carried argument lies: everything that reads
  * the argument comes before, or is the op itself and reads it element for element. */
 static bool may_share(struct host *h, const struct tile_region *region,
@@ -81,10 +89,18 @@ static bool may_share(struct host *h, const struct tile_region *region,
       return false;
   }
   /* Yielded twice, or for another slot too: the second copy must find it in place. */
-  uint32_t yields = 0;
-  for (uint32_t k = 0; k < region->last->operand_count; k++)
-    yields += region->last->operands[k] == yielded;
-  return yields == 1;
+  return is_yielded_once(region, yielded);
+}
+
+/* Whether a branch may make the value where the if's result lies, which nothing reads before. */
+static bool may_be_made_in(struct host *h, const struct tile_region *region,
+                           const struct tile_value *result, const struct tile_value *yielded)
+{
+  const struct tile_op *def = yielded->def;
+  bool can = def != NULL && def->parent == region && yielded->type.kind == TILE_KIND_TILE &&
+             (def->kind == TILE_MAP || def->kind == TILE_CONVERT || def->kind == TILE_PRODUCT);
+  return can && host_is_panel(h, result) == host_is_panel(h, yielded) &&
+         result->type.element == yielded->type.element && is_yielded_once(region, yielded);
 }
 
 struct carried {
@@ -146,8 +162,9 @@ static void lower_carrying(struct host *h, const struct tile_op *op,
     if (has_arguments)
       carried_get(h, carried, k, region->arguments[first_argument + k]);
     const struct tile_value *yielded = yield->operands[k];
-    if (carried->slots[k] == NULL && has_arguments &&
-        may_share(h, region, region->arguments[first_argument + k], yielded))
+    if (carried->slots[k] == NULL &&
+        (has_arguments ? may_share(h, region, region->arguments[first_argument + k], yielded)
+                       : may_be_made_in(h, region, op->results[k], yielded)))
       *host_value(h, yielded) = carried->homes[k];
   }
   lower_region(h, region);

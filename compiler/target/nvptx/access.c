@@ -23,11 +23,6 @@ enum dtype gpu_dtype(const struct gpu *g, uint32_t tensor)
   return g->kernel->tensors.items[tensor].element;
 }
 
-bool gpu_has_unit_columns(const struct gpu *g, const struct tile_access *access)
-{
-  return access->column_dim != TILE_NO_DIM && access->column_dim + 1u == rank_of(g, access->tensor);
-}
-
 static LLVMValueRef stride_of(struct gpu *g, uint32_t tensor, uint32_t dim)
 {
   return emit_tensor_stride(g->e, &g->slots, tensor, dim);
@@ -36,7 +31,7 @@ static LLVMValueRef stride_of(struct gpu *g, uint32_t tensor, uint32_t dim)
 /* The launcher guarantees a stride of 1 along the last dimension where columns run along it. */
 static LLVMValueRef column_stride(struct gpu *g, const struct tile_access *access)
 {
-  if (access->column_dim == TILE_NO_DIM || gpu_has_unit_columns(g, access))
+  if (access->column_dim == TILE_NO_DIM || residence_has_unit_columns(g->where, access))
     return emit_i64(g->e, 1);
   return stride_of(g, access->tensor, access->column_dim);
 }
@@ -89,43 +84,6 @@ LLVMValueRef gpu_lives(struct gpu *g, LLVMValueRef index, LLVMValueRef live, uin
 }
 
 /* ---- rows that lie anywhere ---- */
-
-static bool is_formula_operand(struct gpu *g, const struct tile_value *value)
-{
-  return value->type.kind == TILE_KIND_SCALAR || gpu_is_row_formula(g, value);
-}
-
-bool gpu_is_row_formula(struct gpu *g, const struct tile_value *value)
-{
-  const struct tile_op *op = value->def;
-  if (op == NULL || value->type.columns != 1)
-    return false;
-  if (op->kind != TILE_IOTA && op->kind != TILE_SPLAT && op->kind != TILE_MAP &&
-      op->kind != TILE_LOAD)
-    return false;
-  if (op->kind == TILE_MAP ? gpu_reads_back(g, op->expr)
-                           : op->kind == TILE_LOAD && g->reads_back[op->access.tensor])
-    return false;
-  for (uint32_t k = 0; k < op->operand_count; k++)
-    if (!is_formula_operand(g, op->operands[k]))
-      return false;
-  return true;
-}
-
-bool gpu_is_only_rows(struct gpu *g, const struct tile_value *value)
-{
-  if (value->type.kind != TILE_KIND_TILE || g->users[value->id].count == 0 ||
-      !gpu_is_row_formula(g, value))
-    return false;
-  for (size_t n = 0; n < g->users[value->id].count; n++) {
-    const struct tile_op *user = g->users[value->id].items[n];
-    bool index =
-        user->kind == TILE_LOAD || (user->kind == TILE_STORE && user->operands[0] != value);
-    if (!index && (user->kind != TILE_MAP || !gpu_is_only_rows(g, user->results[0])))
-      return false;
-  }
-  return true;
-}
 
 static LLVMValueRef formula_operand(void *user, uint32_t index)
 {
@@ -231,7 +189,7 @@ LLVMValueRef gpu_row_offset(struct gpu *g, const struct gpu_access *a, struct ti
   LLVMValueRef indices[SPEC_MAX_RANK], own = clamp_row(g, row, reach, type.rows);
   for (uint32_t d = 0; d < SPEC_MAX_RANK; d++)
     if (a->rows[d] != NULL)
-      indices[d] = gpu_is_row_formula(g, a->rows[d])
+      indices[d] = residence_is_row_formula(g->where, a->rows[d])
                        ? formula_at(g, a, a->rows[d], own)
                        : gpu_shared_load(g, &a->row_places[d], own, emit_i32(g->e, 0));
   return LLVMBuildAdd(builder, offset, scattered_offset(g, a, indices), "");
@@ -256,8 +214,8 @@ LLVMValueRef gpu_row_stride(struct gpu *g, const struct gpu_access *a)
 LLVMValueRef gpu_bytes(struct gpu *g, enum dtype type, LLVMValueRef count)
 {
   struct emit *e = g->e;
-  if (gpu_bits(type) < 8)
-    return LLVMBuildAShr(e->builder, count, emit_i64(e, gpu_bits(type) == 4 ? 1 : 2), "");
+  if (residence_bits(type) < 8)
+    return LLVMBuildAShr(e->builder, count, emit_i64(e, residence_bits(type) == 4 ? 1 : 2), "");
   return LLVMBuildMul(e->builder, count, emit_i64(e, (int64_t)dtype_size(type)), "");
 }
 
@@ -276,7 +234,7 @@ LLVMValueRef gpu_is_aligned(struct gpu *g, const struct gpu_access *a, uint32_t 
 
 static LLVMTypeRef storage_type(struct gpu *g, enum dtype type)
 {
-  return gpu_is_code(type) ? g->e->i8 : emit_storage_type(g->e, type);
+  return residence_is_code(type) ? g->e->i8 : emit_storage_type(g->e, type);
 }
 
 struct gpu_spot gpu_spot_at(struct gpu *g, uint32_t tensor, LLVMValueRef offset)
@@ -285,11 +243,11 @@ struct gpu_spot gpu_spot_at(struct gpu *g, uint32_t tensor, LLVMValueRef offset)
   enum dtype type = gpu_dtype(g, tensor);
   LLVMValueRef base = emit_tensor_base(e, &g->slots, tensor);
   struct gpu_spot spot = {0};
-  if (gpu_bits(type) < 8) {
+  if (residence_bits(type) < 8) {
     const int64_t several = tile_elements_per_byte(type);
     LLVMValueRef part = LLVMBuildAnd(e->builder, offset, emit_i64(e, several - 1), "");
     spot.shift = LLVMBuildMul(e->builder, LLVMBuildTrunc(e->builder, part, e->i32, ""),
-                              emit_i32(e, (int32_t)gpu_bits(type)), "");
+                              emit_i32(e, (int32_t)residence_bits(type)), "");
     offset = gpu_bytes(g, type, offset);
   }
   spot.pointer = emit_address(e, storage_type(g, type), base, offset);
@@ -312,7 +270,8 @@ struct gpu_spot gpu_row_begin(struct gpu *g, const struct gpu_access *a, struct 
                          : gpu_element(g, a->rows[d], r, 0);
     offset = LLVMBuildAdd(e->builder, offset, scattered_offset(g, a, indices), "");
   }
-  if (gpu_has_unit_columns(g, a->access) && gpu_bits(gpu_dtype(g, a->access->tensor)) >= 8)
+  if (residence_has_unit_columns(g->where, a->access) &&
+      residence_bits(gpu_dtype(g, a->access->tensor)) >= 8)
     offset = LLVMBuildAdd(e->builder, offset,
                           LLVMBuildSExt(e->builder, gpu_column(g, type, 0), e->i64, ""), "");
   return gpu_spot_at(g, a->access->tensor, offset);
@@ -325,17 +284,17 @@ struct gpu_spot gpu_spot(struct gpu *g, const struct gpu_access *a, struct tile_
   enum dtype stored = gpu_dtype(g, a->access->tensor);
   LLVMValueRef column = gpu_column(g, type, c);
   struct gpu_spot spot = begin;
-  if (!gpu_has_unit_columns(g, a->access)) {
+  if (!residence_has_unit_columns(g->where, a->access)) {
     LLVMValueRef bytes = gpu_bytes(g, stored, gpu_column_offset(g, a, column));
     spot.pointer = emit_address(e, e->i8, begin.pointer, bytes);
-  } else if (gpu_bits(stored) >= 8) {
+  } else if (residence_bits(stored) >= 8) {
     int64_t size = (int64_t)dtype_size(stored);
     spot.pointer = gpu_further(g, begin.pointer, (int64_t)gpu_column_step(c) * size);
   } else {
     /* The tile's first column begins a byte. */
     LLVMValueRef part = LLVMBuildAnd(e->builder, column,
                                      emit_i32(e, (int32_t)tile_elements_per_byte(stored) - 1), "");
-    spot.shift = LLVMBuildMul(e->builder, part, emit_i32(e, (int32_t)gpu_bits(stored)), "");
+    spot.shift = LLVMBuildMul(e->builder, part, emit_i32(e, (int32_t)residence_bits(stored)), "");
     column = LLVMBuildSExt(e->builder, column, e->i64, "");
     spot.pointer = emit_address(e, e->i8, begin.pointer, gpu_bytes(g, stored, column));
   }
@@ -351,7 +310,7 @@ LLVMValueRef gpu_load_element(struct gpu *g, uint32_t tensor, enum tile_element 
   /* The first element of a tensor can always be read. */
   if (live != NULL)
     pointer = emit_select(e, live, pointer, emit_tensor_base(e, &g->slots, tensor));
-  if (gpu_is_code(type)) {
+  if (residence_is_code(type)) {
     loaded = LLVMBuildZExt(e->builder, emit_load(e, e->i8, pointer, 1), e->i32, "");
     if (spot.shift != NULL)
       loaded = LLVMBuildLShr(e->builder, loaded, spot.shift, "");

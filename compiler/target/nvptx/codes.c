@@ -3,34 +3,6 @@
  * permutation of bytes and one or two operations on both halves. */
 #include "compiler/target/nvptx/lower.h"
 
-bool gpu_is_code(enum dtype type)
-{
-  switch (type) {
-  case DTYPE_U8:
-  case DTYPE_I8:
-  case DTYPE_I4:
-  case DTYPE_I2:
-  case DTYPE_E4M3:
-  case DTYPE_E5M2: return true;
-  case DTYPE_F32:
-  case DTYPE_F16:
-  case DTYPE_BF16:
-  case DTYPE_I32:
-  case DTYPE_I64:
-  case DTYPE_BOOL:
-  case DTYPE_ANY:
-  case DTYPE_SPEC:
-  case DTYPE_COUNT: return false;
-  }
-  return false;
-}
-
-uint32_t gpu_bits(enum dtype type)
-{
-  uint32_t shared = tile_elements_per_byte(type);
-  return shared > 1 ? 8 / shared : 8 * (uint32_t)dtype_size(type);
-}
-
 static LLVMValueRef bits32(struct gpu *g, uint32_t bits)
 {
   return emit_i32(g->e, (int32_t)bits);
@@ -152,7 +124,7 @@ static LLVMValueRef decode_pair(struct gpu *g, enum dtype type, LLVMValueRef wor
 static LLVMValueRef integer_of(struct gpu *g, enum dtype type, LLVMValueRef code)
 {
   struct emit *e = g->e;
-  LLVMTypeRef narrow = LLVMIntTypeInContext(e->context, gpu_bits(type));
+  LLVMTypeRef narrow = LLVMIntTypeInContext(e->context, residence_bits(type));
   code = LLVMBuildTrunc(e->builder, code, narrow, "");
   return type == DTYPE_U8 ? LLVMBuildZExt(e->builder, code, e->i32, "")
                           : LLVMBuildSExt(e->builder, code, e->i32, "");
@@ -162,7 +134,7 @@ void gpu_decode(struct gpu *g, enum dtype type, enum tile_element element, LLVMV
                 uint32_t number, LLVMValueRef out[2])
 {
   struct emit *e = g->e;
-  const uint32_t bits = gpu_bits(type);
+  const uint32_t bits = residence_bits(type);
   switch (element) {
   case TILE_F16: out[0] = decode_pair(g, type, word, number); return;
   case TILE_F32: emit_gpu_unpack(e, DTYPE_F16, decode_pair(g, type, word, number), out); return;

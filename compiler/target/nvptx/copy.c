@@ -304,8 +304,8 @@ static LLVMValueRef takes_chunks(const struct copy *c)
 static void place_rows(struct gpu *g, struct gpu_access *a)
 {
   for (uint32_t d = 0; d < SPEC_MAX_RANK; d++)
-    if (a->rows[d] != NULL && !gpu_is_row_formula(g, a->rows[d]))
-      a->row_places[d] = gpu_in_shared(g, a->rows[d], GPU_READ_ROWS);
+    if (a->rows[d] != NULL && !residence_is_row_formula(g->where, a->rows[d]))
+      a->row_places[d] = gpu_in_shared(g, a->rows[d], READ_ROWS);
 }
 
 void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
@@ -318,11 +318,11 @@ void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type t
                    .a = &a,
                    .type = type,
                    .place = place,
-                   .bits = gpu_bits(stored),
+                   .bits = residence_bits(stored),
                    .threads = gpu_threads(g)};
   place_rows(g, &a);
   if (place->codes == DTYPE_ANY &&
-      (!gpu_has_unit_columns(g, a.access) || !has_storage(place->element, stored))) {
+      (!residence_has_unit_columns(g->where, a.access) || !has_storage(place->element, stored))) {
     copy_elements(&c);
     gpu_release(g, used);
     return;

@@ -70,7 +70,7 @@ static bool is_in_place(struct gpu *g, const struct tile_op *op)
     return false;
   const struct gpu_value *v = gpu_value(g, first);
   return (v->kind == GPU_SHARED || v->kind == GPU_STREAM) && v->place.codes == DTYPE_ANY &&
-         gpu_wants_shared(g, first);
+         residence_wants_shared(g->where, first);
 }
 
 /* The operand of which the map makes an operand of products, from codes in shared memory. */
@@ -79,7 +79,7 @@ static const struct tile_value *codes_of(struct gpu *g, const struct tile_op *op
   for (uint32_t k = 0; k < op->operand_count; k++) {
     const struct gpu_value *v = gpu_value(g, op->operands[k]);
     if ((v->kind == GPU_SHARED || v->kind == GPU_STREAM) && v->place.codes != DTYPE_ANY &&
-        gpu_wants_shared(g, op->operands[k]))
+        residence_wants_shared(g->where, op->operands[k]))
       return op->operands[k];
   }
   return NULL;
@@ -133,7 +133,7 @@ static void map_in_place(struct gpu *g, const struct tile_op *op)
  * follows, if it is that which makes the operand. */
 static void map_codes(struct gpu *g, const struct tile_op *op, const struct tile_value *codes)
 {
-  const struct tile_value *result = gpu_made_of(g, op);
+  const struct tile_value *result = residence_made_of(g->where, op);
   const struct tile_type type = result->type;
   struct gpu_shape shape = gpu_shape(g, type);
   gpu_order_reads(g, op->expr);
@@ -143,7 +143,7 @@ static void map_codes(struct gpu *g, const struct tile_op *op, const struct tile
   gpu_stream_arrive(g, codes);
   struct gpu_value *from = gpu_value(g, codes), *to = gpu_value(g, result);
   const struct gpu_value kept = *from;
-  struct gpu_place place = gpu_new_place(g, type, gpu_reader_of(g, result));
+  struct gpu_place place = gpu_new_place(g, type, residence_reader_of(g->where, result));
   gpu_before_write(g);
   from->kind = GPU_FRAGMENT;
   from->elements = ARENA_ARRAY(g->arena, LLVMValueRef, gpu_register_count(g, codes->type));
@@ -247,7 +247,7 @@ static void convert_codes(struct gpu *g, const struct tile_op *op)
 {
   const struct tile_value *from = op->operands[0], *to = op->results[0];
   gpu_stream_arrive(g, from);
-  struct gpu_place place = gpu_new_place(g, to->type, gpu_reader_of(g, to));
+  struct gpu_place place = gpu_new_place(g, to->type, residence_reader_of(g->where, to));
   gpu_before_write(g);
   gpu_expand(g, &gpu_value(g, from)->place, &place);
   gpu_barrier(g);
@@ -346,47 +346,19 @@ void gpu_iota(struct gpu *g, const struct tile_op *op)
   gpu_set_elements(g, result, elements);
 }
 
-/* The column of the thread that has column `from` of the operand where it has `to` of the result;
- * false where threads differ, or where it is another thread's. */
-static bool permuted(struct gpu *g, const struct tile_op *op, uint32_t c, uint32_t *from)
-{
-  const uint32_t columns = op->results[0]->type.columns;
-  *from = UINT32_MAX;
-  for (uint32_t quad = 0; quad < 4; quad++) {
-    uint32_t column = c / 2 * 8 + 2 * quad + c % 2;
-    if (column >= columns)
-      continue;
-    uint32_t source = op->permutation[column];
-    if (source % 8 / 2 != quad)
-      return false;
-    uint32_t wanted = source / 8 * 2 + source % 2;
-    if (*from != UINT32_MAX && *from != wanted)
-      return false;
-    *from = wanted;
-  }
-  if (*from == UINT32_MAX)
-    *from = 0;
-  return g->column_warps == 1;
-}
-
 void gpu_permute(struct gpu *g, const struct tile_op *op)
 {
   const struct tile_value *to = op->results[0];
   struct gpu_shape shape = gpu_shape(g, to->type);
   LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
-  bool own = to->type.columns > 1 && op->operands[0]->type.columns > 1;
-  for (uint32_t c = 0; own && c < shape.columns; c++) {
-    uint32_t from;
-    own = permuted(g, op, c, &from);
-  }
-  if (!own) {
+  if (!residence_permutes_within(g->where, op)) {
     gpu_permute_columns(g, op);
     return;
   }
   fetch_operands(g, op);
   for (uint32_t c = 0; c < shape.columns; c++) {
     uint32_t from;
-    permuted(g, op, c, &from);
+    residence_permuted(g->where, op, c, &from);
     for (uint32_t r = 0; r < shape.rows; r++)
       elements[r * shape.columns + c] = gpu_element(g, op->operands[0], r, from);
   }

@@ -42,9 +42,20 @@ static void lower_parallel(struct gpu *g, const struct tile_op *op)
   gpu_lower_region(g, op->regions[0]);
 }
 
+static void lower_scale_rows(struct gpu *g, const struct tile_op *op)
+{
+  if (!residence_is_apart(g->where, op->results[0])) {
+    gpu_scale_rows(g, op);
+    return;
+  }
+  uint32_t warps = gpu_enter_apart(g);
+  gpu_scale_rows(g, op);
+  gpu_leave_apart(g, warps);
+}
+
 static void lower_op(struct gpu *g, const struct tile_op *op)
 {
-  if (op->result_count == 1 && gpu_is_only_rows(g, op->results[0]))
+  if (op->result_count == 1 && residence_is_only_rows(g->where, op->results[0]))
     return; /* loads and stores compute it where they need it */
   switch (op->kind) {
   case TILE_SCALAR: gpu_lower_scalar(g, op); return;
@@ -67,7 +78,7 @@ static void lower_op(struct gpu *g, const struct tile_op *op)
   case TILE_REDUCE: gpu_reduce(g, op); return;
   case TILE_SCAN: gpu_scan(g, op); return;
   case TILE_BROADCAST: gpu_broadcast(g, op); return;
-  case TILE_SCALE_ROWS: gpu_scale_rows(g, op); return;
+  case TILE_SCALE_ROWS: lower_scale_rows(g, op); return;
   case TILE_TRANSPOSE: gpu_transpose(g, op); return;
   case TILE_PERMUTE: gpu_permute(g, op); return;
   case TILE_CONVERT: gpu_convert(g, op); return;
@@ -95,53 +106,6 @@ void gpu_lower_region(struct gpu *g, const struct tile_region *region)
     lower_op(g, op);
 }
 
-/* ---- before lowering ---- */
-
-/* Formulas share their parts: each is counted once for a formula, however many paths lead there. */
-static void count_reads(const struct expr *e, bool *counted, uint32_t *accesses)
-{
-  if ((e->deps & EXPR_DEP(EXPR_DEP_READ)) == 0 || counted[e->id])
-    return;
-  counted[e->id] = true;
-  if (e->op == EXPR_READ)
-    accesses[e->value.i]++;
-  for (uint32_t k = 0; k < e->arg_count; k++)
-    count_reads(e->args[k], counted, accesses);
-}
-
-static void look_at_formula(struct gpu *g, const struct expr *e, uint32_t *accesses)
-{
-  if (e != NULL && (e->deps & EXPR_DEP(EXPR_DEP_READ)) != 0)
-    count_reads(e, ARENA_ARRAY(g->arena, bool, (size_t)e->id + 1), accesses);
-}
-
-static void look_at(struct gpu *g, const struct tile_region *region, uint32_t *accesses)
-{
-  for (struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->operand_count; k++)
-      vector_push(g->arena, &g->users[op->operands[k]->id], op);
-    if (op->kind == TILE_LOAD || op->kind == TILE_STORE || op->kind == TILE_ACCUMULATE)
-      accesses[op->access.tensor]++;
-    look_at_formula(g, op->expr, accesses);
-    look_at_formula(g, op->expr2, accesses);
-    for (uint32_t r = 0; r < op->region_count; r++)
-      look_at(g, op->regions[r], accesses);
-  }
-}
-
-static void find_users(struct gpu *g)
-{
-  const size_t tensors = g->kernel->tensors.count;
-  g->users = arena_alloc(g->arena, sizeof(*g->users) * g->kernel->value_count);
-  for (uint32_t k = 0; k < g->kernel->value_count; k++)
-    g->users[k] = (__typeof__(*g->users)){0};
-  uint32_t *accesses = ARENA_ARRAY(g->arena, uint32_t, tensors);
-  look_at(g, g->kernel->body, accesses);
-  g->reads_back = ARENA_ARRAY(g->arena, bool, tensors);
-  for (size_t t = 0; t < tensors; t++)
-    g->reads_back[t] = g->kernel->tensors.items[t].written && accesses[t] > 1;
-}
-
 static void find_thread(struct gpu *g)
 {
   struct emit *e = g->e;
@@ -167,14 +131,16 @@ const char *nvptx_lower_kernel(struct emit *e, struct arena *arena, const struct
   g->program = compiled->program;
   g->kernel = kernel->tile;
   g->schedule = compiled->options.schedule;
-  uint32_t warps = g->schedule.warps == 0 ? DEFAULT_WARPS : g->schedule.warps;
-  g->column_warps = g->schedule.column_warps == 0 ? 1 : g->schedule.column_warps;
+  struct schedule *s = &g->schedule;
+  s->column_warps = s->column_warps == 0 ? 1 : s->column_warps;
+  const uint32_t warps = s->warps = s->warps == 0 ? DEFAULT_WARPS : s->warps;
+  g->column_warps = s->column_warps;
   g->row_warps = warps / g->column_warps;
   if (g->row_warps == 0 || warps > 32 || warps % g->column_warps != 0)
     return arena_format(arena, "a block cannot have %u warps with %u beside each other", warps,
                         g->column_warps);
   g->values = ARENA_ARRAY(arena, struct gpu_value, g->kernel->value_count);
-  find_users(g);
+  g->where = residence_new(arena, g->kernel, s);
   kernel->threads = warps * EMIT_WARP;
   LLVMValueRef slots =
       emit_gpu_kernel(e, g->kernel->name, tile_slot_count(g->kernel), kernel->threads);

@@ -8,7 +8,7 @@
 
 #include "compiler/emit/expr.h"
 #include "compiler/emit/gpu.h"
-#include "compiler/pipeline.h"
+#include "compiler/schedule/residence.h"
 
 /* A tile in shared memory, row by row. Rows (but of a single one) and columns up to a multiple of
  * 16 exist and are zero beyond the tile's own. */
@@ -38,6 +38,9 @@ struct gpu_value {
   const struct gpu_access *access; /* LAZY */
   bool in_shared;                  /* `place` holds the tile, besides the elements or alone */
   struct gpu_place place;
+  /* NULL, or the tile as ldmatrix reads it as a first operand: four i32 for each 16 x 16, by row
+   * block and inner index (residence_kept). */
+  LLVMValueRef *kept;
 };
 
 struct gpu_shape {
@@ -55,9 +58,8 @@ struct gpu {
   struct schedule schedule;
   struct emit_slots slots;
   struct emit_expression expression;
-  struct gpu_value *values;         /* by value id */
-  VECTOR(struct tile_op *) * users; /* by value id */
-  bool *reads_back;                 /* by tensor: the kernel writes it and reads it */
+  const struct residence *where;
+  struct gpu_value *values; /* by value id */
   uint32_t row_warps, column_warps;
   LLVMValueRef thread, lane, warp_row, warp_column; /* i32 */
   LLVMValueRef lane_row, lane_column;               /* i32: lane / 4, lane % 4 * 2 */
@@ -139,19 +141,12 @@ void gpu_release(struct gpu *g, uint32_t used);
 void gpu_barrier(struct gpu *g);
 /* Before the first write to what was allocated: a barrier, if one is needed. */
 void gpu_before_write(struct gpu *g);
-/* How a product reads a tile of f32 in shared memory: banks differ with the pitch. */
-enum gpu_reader { GPU_READ_ROWS /* inner index along a row */, GPU_READ_COLUMNS };
-struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum gpu_reader reader);
+struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum residence_reader reader);
 /* For the result of that load: its codes, where products or maps for them alone read it. */
 struct gpu_place gpu_new_load_place(struct gpu *g, const struct tile_op *load);
-/* The operand of products that a map or conversion makes, or a map together with the conversion of
- * its result; NULL if it makes none. */
-const struct tile_value *gpu_made_of(struct gpu *g, const struct tile_op *op);
 /* Makes elements in `place` of the codes in another. No barriers. */
 void gpu_expand(struct gpu *g, const struct gpu_place *codes, const struct gpu_place *place);
-bool gpu_has_codes(const struct gpu *g, const struct tile_value *value);
 uint32_t gpu_place_bytes(const struct gpu_place *place);
-uint32_t gpu_element_bytes(enum tile_element element);
 LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
                          LLVMValueRef column); /* pointer to an element; i32 indices */
 /* A pointer that many bytes further on: one register serves many addresses. */
@@ -163,7 +158,7 @@ void gpu_shared_store(struct gpu *g, const struct gpu_place *place, LLVMValueRef
                       LLVMValueRef column, LLVMValueRef element);
 /* The tile in shared memory: where it is, or a copy made here, between barriers. */
 struct gpu_place gpu_in_shared(struct gpu *g, const struct tile_value *value,
-                               enum gpu_reader reader);
+                               enum residence_reader reader);
 /* The columns of the place that no thread's elements reach become zero. */
 void gpu_clear_rest(struct gpu *g, struct tile_type type, const struct gpu_place *place);
 /* Writes the fragment's own elements to the place; the others become zero. No barriers. */
@@ -183,8 +178,6 @@ void gpu_spill_pair(struct gpu *g, struct tile_type type, const struct gpu_place
                     uint32_t c, LLVMValueRef elements[2]);
 void gpu_fill_one(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
                   uint32_t c, LLVMValueRef *registers);
-bool gpu_wants_shared(struct gpu *g, const struct tile_value *value); /* products alone read it */
-enum gpu_reader gpu_reader_of(struct gpu *g, const struct tile_value *value);
 /* A first operand of products in loops further in is put where they find it. */
 void gpu_settle(struct gpu *g, const struct tile_value *value);
 
@@ -211,8 +204,6 @@ struct gpu_access {
 /* Of a load or store. */
 struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op);
 enum dtype gpu_dtype(const struct gpu *g, uint32_t tensor);
-/* Columns run along the last dimension, whose elements are neighbours. */
-bool gpu_has_unit_columns(const struct gpu *g, const struct tile_access *access);
 /* index (i32) < live, or NULL where all of `count` are. */
 LLVMValueRef gpu_lives(struct gpu *g, LLVMValueRef index, LLVMValueRef live, uint32_t count);
 /* Elements (i64) from the tensor's base to column 0 of a row (i32) below `reach`, for copies by all
@@ -236,10 +227,6 @@ struct gpu_spot gpu_spot(struct gpu *g, const struct gpu_access *a, struct tile_
  * else is touched. */
 LLVMValueRef gpu_load_element(struct gpu *g, uint32_t tensor, enum tile_element element,
                               struct gpu_spot spot, LLVMValueRef live);
-/* Row indices that can be computed for any row alone, and whether nothing else is wanted of them:
- * their op is then not lowered. */
-bool gpu_is_row_formula(struct gpu *g, const struct tile_value *value);
-bool gpu_is_only_rows(struct gpu *g, const struct tile_value *value);
 
 /* ---- memory.c ---- */
 void gpu_load(struct gpu *g, const struct tile_op *op);
@@ -248,7 +235,6 @@ void gpu_store(struct gpu *g, const struct tile_op *op);
 /* Before an access to a tensor that the kernel both reads and writes. */
 void gpu_order(struct gpu *g, uint32_t tensor);
 void gpu_order_reads(struct gpu *g, const struct expr *e);
-bool gpu_reads_back(struct gpu *g, const struct expr *e); /* such a tensor */
 
 /* ---- copy.c ---- */
 /* Begins to copy the tile into the place, through registers where it cannot be asynchronous. */
@@ -256,8 +242,6 @@ void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type t
               const struct gpu_place *place);
 
 /* ---- codes.c: types of a byte and less ---- */
-bool gpu_is_code(enum dtype type);
-uint32_t gpu_bits(enum dtype type); /* of an element in memory */
 /* Two neighbours, pair `number` of those in a word (i32, the first in its lowest bits), as
  * registers of a tile with several columns: one for a 16-bit element, else two. Exact. */
 void gpu_decode(struct gpu *g, enum dtype type, enum tile_element element, LLVMValueRef word,
@@ -268,6 +252,20 @@ LLVMValueRef gpu_decode_one(struct gpu *g, enum dtype type, enum tile_element el
 
 /* ---- product.c ---- */
 void gpu_product(struct gpu *g, const struct tile_op *op);
+/* Reads a tile in shared memory into registers, if products want it there. */
+void gpu_keep(struct gpu *g, const struct tile_value *value);
+
+/* ---- apart.c: sums of which every column warp has its own part (residence_is_apart) ---- */
+/* Between the two, fragments are laid out as parts are: every column warp has all columns. `enter`
+ * returns what `leave` takes. */
+uint32_t gpu_enter_apart(struct gpu *g);
+void gpu_leave_apart(struct gpu *g, uint32_t warps);
+/* Parts that make the value, which is 0 or has one column; `count` registers. */
+void gpu_start_apart(struct gpu *g, const struct tile_value *value, LLVMValueRef *parts,
+                     uint32_t count);
+/* Makes `result` of the parts. `loop_bytes`: of shared memory that the loop before it took. */
+void gpu_add_apart(struct gpu *g, const struct tile_value *result, LLVMValueRef *parts,
+                   uint32_t loop_bytes);
 
 /* ---- elementwise.c ---- */
 void gpu_map(struct gpu *g, const struct tile_op *op);
@@ -294,6 +292,9 @@ LLVMValueRef gpu_combine(struct gpu *g, enum tile_reduction reduction, LLVMValue
                          LLVMValueRef b);
 LLVMValueRef gpu_neutral(struct gpu *g, enum tile_reduction reduction, enum tile_element element);
 void gpu_reduce(struct gpu *g, const struct tile_op *op);
+/* Combines what the column warps have for the thread's rows of a tile of that type. */
+void gpu_across_columns(struct gpu *g, enum tile_reduction reduction, struct tile_type type,
+                        LLVMValueRef *results);
 
 /* ---- whole.c: ops that need the tile as a whole, through shared memory ---- */
 void gpu_transpose(struct gpu *g, const struct tile_op *op);

@@ -5,33 +5,13 @@
 
 void gpu_order(struct gpu *g, uint32_t tensor)
 {
-  if (g->reads_back[tensor])
+  if (g->where->reads_back[tensor])
     gpu_barrier(g);
-}
-
-/* `asked`: of the formula's parts, which several paths lead to. */
-static bool reads_back(const struct gpu *g, const struct expr *e, bool *asked)
-{
-  if ((e->deps & EXPR_DEP(EXPR_DEP_READ)) == 0 || asked[e->id])
-    return false;
-  asked[e->id] = true;
-  if (e->op == EXPR_READ && g->reads_back[e->value.i])
-    return true;
-  for (uint32_t k = 0; k < e->arg_count; k++)
-    if (reads_back(g, e->args[k], asked))
-      return true;
-  return false;
-}
-
-bool gpu_reads_back(struct gpu *g, const struct expr *e)
-{
-  return e != NULL && (e->deps & EXPR_DEP(EXPR_DEP_READ)) != 0 &&
-         reads_back(g, e, ARENA_ARRAY(g->arena, bool, (size_t)e->id + 1));
 }
 
 void gpu_order_reads(struct gpu *g, const struct expr *e)
 {
-  if (gpu_reads_back(g, e))
+  if (residence_reads_back(g->where, e))
     gpu_barrier(g);
 }
 
@@ -69,33 +49,6 @@ static void load_fragment(struct gpu *g, const struct tile_value *result,
   gpu_set_elements(g, result, elements);
 }
 
-/* A map that makes an operand of products from codes needs its other operands an element at a
- * time. */
-static bool is_made_of_codes(struct gpu *g, const struct tile_op *map)
-{
-  for (uint32_t k = 0; k < map->operand_count; k++)
-    if (gpu_has_codes(g, map->operands[k]) && gpu_wants_shared(g, map->operands[k]))
-      return true;
-  return false;
-}
-
-/* Wide row vectors that are used once in each element of a map would fill the registers, and so
- * would a scale for each code. */
-static bool is_lazy(struct gpu *g, const struct tile_op *op)
-{
-  const struct tile_value *result = op->results[0];
-  enum { FEW = 8 };
-  if (g->reads_back[op->access.tensor] || gpu_shape(g, result->type).columns <= FEW)
-    return false;
-  for (size_t n = 0; n < g->users[result->id].count; n++) {
-    const struct tile_op *user = g->users[result->id].items[n];
-    if (user->kind != TILE_MAP || user->parent != op->parent ||
-        (result->type.rows > 1 && !is_made_of_codes(g, user)))
-      return false;
-  }
-  return true;
-}
-
 LLVMValueRef gpu_load_lazily(struct gpu *g, const struct tile_value *value, uint32_t r, uint32_t c)
 {
   const struct gpu_access *a = gpu_value(g, value)->access;
@@ -128,11 +81,11 @@ void gpu_load(struct gpu *g, const struct tile_op *op)
     return;
   const struct tile_value *result = op->results[0];
   struct gpu_access a = gpu_access(g, op);
-  if (is_lazy(g, op)) {
+  if (residence_is_lazy(g->where, op)) {
     bind_lazily(g, result, a);
     return;
   }
-  if (!gpu_wants_shared(g, result)) {
+  if (!residence_wants_shared(g->where, result)) {
     load_fragment(g, result, &a);
     gpu_settle(g, result);
     return;
@@ -145,6 +98,7 @@ void gpu_load(struct gpu *g, const struct tile_op *op)
   emit_gpu_copy_commit(g->e);
   emit_gpu_copy_wait(g->e, 0);
   gpu_barrier(g);
+  gpu_keep(g, result);
 }
 
 /* ---- stores ---- */
@@ -230,7 +184,7 @@ void gpu_store(struct gpu *g, const struct tile_op *op)
                      LLVMConstIntGetSExtValue(a.live_columns) >= (long long)type.columns;
   bool pairs = op->kind == TILE_STORE && (storage == DTYPE_F16 || storage == DTYPE_BF16) &&
                type.element != TILE_I32 && type.element != TILE_BOOL && type.columns % 2 == 0 &&
-               all_columns && gpu_has_unit_columns(g, &op->access);
+               all_columns && residence_has_unit_columns(g->where, &op->access);
   if (!pairs) {
     store_rows(g, op, &a, false);
     return;

@@ -14,9 +14,11 @@ struct side {
 struct product {
   struct gpu *g;
   const struct tile_op *op;
-  uint32_t inner;                     /* columns of a */
+  uint32_t inner;                     /* indices that this warp sums over */
   uint32_t row_blocks, column_blocks; /* of this warp */
+  bool apart;                         /* which are its own columns of a */
   bool a_in_shared;
+  const LLVMValueRef *kept; /* a, where it was read into registers before */
   struct side a, b;
   const LLVMValueRef *registers; /* of a, where it is a fragment */
   LLVMValueRef *c;               /* rows x columns accumulators of the thread */
@@ -70,7 +72,7 @@ static LLVMValueRef side_at(struct gpu *g, const struct side *side, uint32_t out
     uint32_t rows = side->along_rows ? outer : inner, columns = side->along_rows ? inner : outer;
     return gpu_further(g, side->pointer,
                        (int64_t)rows * place->pitch +
-                           (int64_t)columns * gpu_element_bytes(place->element));
+                           (int64_t)columns * residence_element_bytes(place->element));
   }
   LLVMValueRef last =
       emit_i32(e, (int32_t)((side->along_rows ? place->rows : place->columns) - count));
@@ -90,6 +92,13 @@ static void begin_a(struct product *p, LLVMValueRef outer, LLVMValueRef inner)
 static void begin_b(struct product *p, LLVMValueRef outer, LLVMValueRef inner)
 {
   struct gpu *g = p->g;
+  struct emit *e = g->e;
+  if (p->apart) {
+    LLVMValueRef first =
+        LLVMBuildMul(e->builder, g->warp_column, emit_i32(e, (int32_t)p->inner), "");
+    side_begin(g, &p->b, 1, NULL, p->column_blocks, 8, outer, sum(g, inner, first));
+    return;
+  }
   side_begin(g, &p->b, g->column_warps, g->warp_column, p->column_blocks, 8, outer, inner);
 }
 
@@ -127,6 +136,10 @@ static LLVMValueRef own_pair(struct product *p, uint32_t number, uint32_t c)
 static void half_a(struct product *p, uint32_t block, uint32_t k, LLVMValueRef out[4])
 {
   struct gpu *g = p->g;
+  for (uint32_t n = 0; n < 4 && p->kept != NULL; n++)
+    out[n] = p->kept[(block * ((p->inner + 15) / 16) + k / 16) * 4 + n];
+  if (p->kept != NULL)
+    return;
   if (p->a_in_shared) {
     LLVMValueRef pointer = side_at(g, &p->a, 16 * block, k, p->op->transpose_a ? 8 : 1);
     emit_gpu_ldmatrix(g->e, 4, p->op->transpose_a, pointer, out);
@@ -174,6 +187,21 @@ static void half_product(struct product *p)
       n += pair - 1;
     }
   }
+}
+
+void gpu_keep(struct gpu *g, const struct tile_value *value)
+{
+  struct gpu_value *v = gpu_value(g, value);
+  const uint32_t count = residence_kept(g->where, value);
+  const uint32_t blocks = gpu_row_blocks(g, value->type.rows), steps = v->place.columns / 16;
+  if (count == 0)
+    return;
+  struct side a = {.place = v->place, .along_rows = true};
+  side_begin(g, &a, g->row_warps, g->warp_row, blocks, 16, lane_low(g, 15), lane_bit(g, 4, 8));
+  v->kept = ARENA_ARRAY(g->arena, LLVMValueRef, count);
+  for (uint32_t n = 0; n < blocks * steps; n++)
+    emit_gpu_ldmatrix(g->e, 4, false, side_at(g, &a, 16 * (n / steps), 16 * (n % steps), 1),
+                      &v->kept[4 * n]);
 }
 
 /* ---- f32 operands, as tf32 in two parts ---- */
@@ -338,6 +366,10 @@ static void vector_product(struct product *p)
 void gpu_product(struct gpu *g, const struct tile_op *op)
 {
   const struct tile_value *a = op->operands[0], *b = op->operands[1], *result = op->results[0];
+  const bool apart = residence_is_apart(g->where, result);
+  const uint32_t warps = g->column_warps;
+  if (apart)
+    gpu_enter_apart(g);
   struct gpu_shape shape = gpu_shape(g, result->type);
   struct product p = {
       .g = g,
@@ -345,12 +377,15 @@ void gpu_product(struct gpu *g, const struct tile_op *op)
       .inner = op->transpose_a ? a->type.rows : a->type.columns,
       .row_blocks = gpu_row_blocks(g, result->type.rows),
       .column_blocks = gpu_column_blocks(g, result->type.columns),
+      .apart = apart,
       .c_columns = shape.columns,
       .a.along_rows = !op->transpose_a,
       .b.along_rows = op->transpose_b,
   };
   uint32_t used = g->shared_used;
   uint32_t count = gpu_register_count(g, result->type);
+  gpu_leave_apart(g, warps);
+  p.inner /= apart ? warps : 1;
   p.c = ARENA_ARRAY(g->arena, LLVMValueRef, count);
   const LLVMValueRef *start = NULL;
   if (op->operand_count > 2)
@@ -360,23 +395,23 @@ void gpu_product(struct gpu *g, const struct tile_op *op)
 
   bool vectors = result->type.rows == 1 || result->type.columns == 1 || p.inner == 1;
   struct gpu_value *first = gpu_value(g, a);
-  p.a_in_shared = vectors || op->transpose_a || g->column_warps > 1 || first->in_shared ||
-                  first->kind != GPU_FRAGMENT;
+  p.kept = vectors || op->transpose_a ? NULL : first->kept;
+  p.a_in_shared =
+      !apart && p.kept == NULL &&
+      (vectors || op->transpose_a || warps > 1 || first->in_shared || first->kind != GPU_FRAGMENT);
   /* The stream of b, if it is one, arrives after that of a. */
   if (p.a_in_shared)
-    p.a.place = gpu_in_shared(g, a, op->transpose_a ? GPU_READ_COLUMNS : GPU_READ_ROWS);
+    p.a.place = gpu_in_shared(g, a, op->transpose_a ? READ_COLUMNS : READ_ROWS);
   else
     p.registers = first->elements;
-  p.b.place = gpu_in_shared(g, b, op->transpose_b ? GPU_READ_ROWS : GPU_READ_COLUMNS);
+  p.b.place = gpu_in_shared(g, b, op->transpose_b ? READ_ROWS : READ_COLUMNS);
   if (vectors)
     vector_product(&p);
   else if (gpu_is_half(a->type.element))
     half_product(&p);
   else
     float_product(&p);
-  LLVMValueRef *registers = gpu_new_fragment(g, result);
-  for (uint32_t k = 0; k < count; k++)
-    registers[k] = p.c[k];
+  *gpu_value(g, result) = (struct gpu_value){.kind = GPU_FRAGMENT, .elements = p.c};
   gpu_release(g, used);
   gpu_settle(g, result);
 }

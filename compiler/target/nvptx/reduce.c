@@ -86,51 +86,64 @@ struct exchange {
   LLVMValueRef writes;     /* i1: of the threads with the same results, this one writes */
 };
 
-enum { KEPT_BYTES = 1024 };
+/* What the warps have of one result lies side by side, so that few loads fetch it. */
+static LLVMValueRef combine_parts(struct gpu *g, enum tile_reduction reduction, LLVMTypeRef type,
+                                  LLVMValueRef pointer, uint32_t warps)
+{
+  struct emit *e = g->e;
+  const uint32_t width = warps % 4 == 0 ? 4 : warps % 2 == 0 ? 2 : 1;
+  LLVMValueRef result = NULL;
+  for (uint32_t w = 0; w < warps; w += width) {
+    LLVMTypeRef several = width == 1 ? type : LLVMVectorType(type, width);
+    LLVMValueRef loaded = emit_load(e, several, gpu_further(g, pointer, 4 * w), 4 * width);
+    for (uint32_t k = 0; k < width; k++) {
+      LLVMValueRef part =
+          width == 1 ? loaded
+                     : LLVMBuildExtractElement(e->builder, loaded, emit_i32(e, (int32_t)k), "");
+      result = result == NULL ? part : gpu_combine(g, reduction, result, part);
+    }
+  }
+  return result;
+}
 
-static void across_warps(struct gpu *g, const struct tile_op *op, const struct exchange *x,
+static void across_warps(struct gpu *g, enum tile_reduction reduction, const struct exchange *x,
                          LLVMValueRef *results, uint32_t count)
 {
   struct emit *e = g->e;
-  struct gpu_place place = {
-      .pitch = x->threads * count * 4,
-      .rows = x->warps,
-      .columns = x->threads * count,
-      .element = LLVMTypeOf(results[0]) == e->i32 ? TILE_I32 : TILE_F32,
-  };
-  uint32_t used = g->shared_used;
-  place.offset = emit_i32(e, (int32_t)gpu_allocate(g, gpu_place_bytes(&place)));
-  LLVMValueRef mine = gpu_address(g, &place, x->warp, x->thread);
-  LLVMValueRef first = gpu_address(g, &place, emit_i32(e, 0), x->thread);
+  LLVMTypeRef type = LLVMTypeOf(results[0]);
+  const uint32_t used = g->shared_used, bytes = x->threads * count * x->warps * 4;
+  LLVMValueRef begin = emit_i32(e, (int32_t)gpu_allocate(g, bytes));
+  LLVMValueRef at = LLVMBuildMul(e->builder, x->thread, emit_i32(e, (int32_t)x->warps * 4), "");
+  at = LLVMBuildAdd(e->builder, begin, at, "");
+  LLVMValueRef own = LLVMBuildMul(e->builder, x->warp, emit_i32(e, 4), "");
+  LLVMValueRef first = emit_gpu_shared(e, at);
+  LLVMValueRef mine = emit_gpu_shared(e, LLVMBuildAdd(e->builder, at, own, ""));
+  const int64_t step = 4 * (int64_t)(x->threads * x->warps);
   gpu_before_write(g);
   struct emit_branch branch;
   emit_if(e, &branch, x->writes);
   for (uint32_t k = 0; k < count; k++)
-    emit_store(e, results[k], gpu_further(g, mine, 4 * (int64_t)(k * x->threads)), 4);
+    emit_store(e, results[k], gpu_further(g, mine, k * step), 4);
   emit_else(e, &branch);
   emit_end_if(e, &branch);
   gpu_barrier(g);
   for (uint32_t k = 0; k < count; k++)
-    for (uint32_t w = 0; w < x->warps; w++) {
-      int64_t at = (int64_t)w * place.pitch + 4 * (int64_t)(k * x->threads);
-      LLVMValueRef part = gpu_load_from(g, &place, gpu_further(g, first, at));
-      results[k] = w == 0 ? part : gpu_combine(g, op->reduction, results[k], part);
-    }
-  /* What is not used again needs no barrier before the next exchange, so that little is kept. */
-  if (gpu_place_bytes(&place) > KEPT_BYTES)
+    results[k] = combine_parts(g, reduction, type, gpu_further(g, first, k * step), x->warps);
+  if (!residence_keeps_exchange(bytes))
     gpu_release(g, used);
 }
 
 /* `any` and `all` of packed bools are bitwise or and and, as of single ones. */
-static void across_threads(struct gpu *g, const struct tile_op *op, uint32_t first, uint32_t last,
-                           const struct exchange *x, LLVMValueRef *results, uint32_t count)
+static void across_threads(struct gpu *g, enum tile_reduction reduction, uint32_t first,
+                           uint32_t last, const struct exchange *x, LLVMValueRef *results,
+                           uint32_t count)
 {
   bool truth = LLVMTypeOf(results[0]) == g->e->i1;
   uint32_t sent = truth ? pack_bools(g, results, count) : count;
   for (uint32_t k = 0; k < sent; k++)
-    results[k] = across_lanes(g, op->reduction, results[k], first, last);
+    results[k] = across_lanes(g, reduction, results[k], first, last);
   if (x->warps > 1)
-    across_warps(g, op, x, results, sent);
+    across_warps(g, reduction, x, results, sent);
   if (truth)
     unpack_bools(g, results, count);
 }
@@ -161,10 +174,32 @@ static LLVMValueRef thread_number(struct gpu *g, LLVMValueRef warp, int32_t per_
                       "");
 }
 
+static struct exchange column_exchange(struct gpu *g, struct tile_type type)
+{
+  const bool one_row = type.rows == 1; /* which all threads of a column have */
+  struct exchange exchange = {
+      .warps = g->column_warps,
+      .threads = one_row ? 1 : g->row_warps * 8,
+      .warp = g->warp_column,
+      .thread = one_row ? emit_i32(g->e, 0) : thread_number(g, g->warp_row, 8, g->lane_row),
+      .writes = is_zero(g, g->lane_column),
+  };
+  if (one_row)
+    exchange.writes =
+        gpu_both(g, exchange.writes, gpu_both(g, is_zero(g, g->lane_row), is_zero(g, g->warp_row)));
+  return exchange;
+}
+
+void gpu_across_columns(struct gpu *g, enum tile_reduction reduction, struct tile_type type,
+                        LLVMValueRef *results)
+{
+  struct exchange exchange = column_exchange(g, type);
+  across_warps(g, reduction, &exchange, results, gpu_shape(g, type).rows);
+}
+
 /* [M, N] -> [M, 1] */
 static void reduce_columns(struct gpu *g, const struct tile_op *op, LLVMValueRef *results)
 {
-  struct emit *e = g->e;
   const struct tile_type from = op->operands[0]->type;
   struct gpu_shape shape = gpu_shape(g, from);
   for (uint32_t r = 0; r < shape.rows; r++) {
@@ -174,18 +209,10 @@ static void reduce_columns(struct gpu *g, const struct tile_op *op, LLVMValueRef
   }
   if (from.columns == 1)
     return;
-  const bool one_row = from.rows == 1; /* which all threads of a column have */
-  struct exchange exchange = {
-      .warps = g->column_warps,
-      .threads = one_row ? 1 : g->row_warps * 8,
-      .warp = g->warp_column,
-      .thread = one_row ? emit_i32(e, 0) : thread_number(g, g->warp_row, 8, g->lane_row),
-      .writes = is_zero(g, g->lane_column),
-  };
-  if (one_row)
-    exchange.writes =
-        gpu_both(g, exchange.writes, gpu_both(g, is_zero(g, g->lane_row), is_zero(g, g->warp_row)));
-  across_threads(g, op, 1, 2, &exchange, results, shape.rows);
+  struct exchange exchange = column_exchange(g, from);
+  if (residence_is_apart(g->where, op->results[0]))
+    exchange.warps = 1; /* the warp's own part */
+  across_threads(g, op->reduction, 1, 2, &exchange, results, shape.rows);
 }
 
 /* [M, N] -> [1, N] */
@@ -213,7 +240,7 @@ static void reduce_rows(struct gpu *g, const struct tile_op *op, LLVMValueRef *r
   if (one_column)
     exchange.writes = gpu_both(g, exchange.writes,
                                gpu_both(g, is_zero(g, g->lane_column), is_zero(g, g->warp_column)));
-  across_threads(g, op, 4, 16, &exchange, results, shape.columns);
+  across_threads(g, op->reduction, 4, 16, &exchange, results, shape.columns);
 }
 
 void gpu_reduce(struct gpu *g, const struct tile_op *op)

@@ -34,31 +34,14 @@ void gpu_before_write(struct gpu *g)
     gpu_barrier(g);
 }
 
-uint32_t gpu_element_bytes(enum tile_element element)
-{
-  return gpu_is_half(element) ? 2 : 4;
-}
-
-/* 8 rows at one column (ldmatrix reads 16 bytes of each, ordinary loads 4) must lie in different
- * banks: an odd number of 16 bytes from row to row does that. Pairs of f32 along a row (8 bytes of
- * 4 rows by 4 threads) want 32 bytes more than a multiple of 128 instead. */
-static uint32_t pitch_of(uint32_t columns, enum tile_element element, enum gpu_reader reader)
-{
-  uint32_t bytes = columns * gpu_element_bytes(element);
-  if (gpu_is_half(element) || reader == GPU_READ_COLUMNS)
-    return round_up(bytes, 16) / 16 % 2 == 1 ? round_up(bytes, 16) : round_up(bytes, 16) + 16;
-  uint32_t rest = bytes % 128;
-  return rest <= 32 ? bytes - rest + 32 : bytes - rest + 128 + 32;
-}
-
-struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum gpu_reader reader)
+struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum residence_reader reader)
 {
   struct gpu_place place = {
       .rows = type.rows == 1 ? 1 : round_up(type.rows, 16),
       .columns = round_up(type.columns, 16),
       .element = type.element == TILE_BOOL ? TILE_I32 : type.element,
   };
-  place.pitch = pitch_of(place.columns, place.element, reader);
+  place.pitch = residence_pitch(place.columns, place.element, reader);
   place.offset = emit_i32(g->e, (int32_t)gpu_allocate(g, gpu_place_bytes(&place)));
   return place;
 }
@@ -66,15 +49,14 @@ struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum gpu_re
 struct gpu_place gpu_new_load_place(struct gpu *g, const struct tile_op *load)
 {
   const struct tile_value *value = load->results[0];
-  if (!gpu_has_codes(g, value))
-    return gpu_new_place(g, value->type, gpu_reader_of(g, value));
+  if (!residence_has_codes(g->where, value))
+    return gpu_new_place(g, value->type, residence_reader_of(g->where, value));
   enum dtype codes = gpu_dtype(g, load->access.tensor);
   struct gpu_place place = {.rows = round_up(value->type.rows, 16),
                             .columns = round_up(value->type.columns, 16),
                             .element = value->type.element,
                             .codes = codes};
-  /* An odd number of 16 bytes, as for 16-bit elements. */
-  place.pitch = round_up(place.columns * gpu_bits(codes) / 8, 16) | 16;
+  place.pitch = residence_code_pitch(place.columns, codes);
   place.offset = emit_i32(g->e, (int32_t)gpu_allocate(g, gpu_place_bytes(&place)));
   return place;
 }
@@ -90,7 +72,7 @@ LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValue
   struct emit *e = g->e;
   LLVMValueRef offset = LLVMBuildMul(e->builder, row, emit_i32(e, (int32_t)place->pitch), "");
   uint32_t several = tile_elements_per_byte(place->codes);
-  uint32_t bytes = place->codes == DTYPE_ANY ? gpu_element_bytes(place->element) : 1;
+  uint32_t bytes = place->codes == DTYPE_ANY ? residence_element_bytes(place->element) : 1;
   LLVMValueRef along = several > 1
                            ? LLVMBuildUDiv(e->builder, column, emit_i32(e, (int32_t)several), "")
                            : LLVMBuildMul(e->builder, column, emit_i32(e, (int32_t)bytes), "");
@@ -117,8 +99,8 @@ LLVMValueRef gpu_further(struct gpu *g, LLVMValueRef pointer, int64_t bytes)
 LLVMValueRef gpu_load_from(struct gpu *g, const struct gpu_place *place, LLVMValueRef pointer)
 {
   enum dtype type = storage_of(place->element);
-  LLVMValueRef stored =
-      emit_load(g->e, emit_storage_type(g->e, type), pointer, gpu_element_bytes(place->element));
+  LLVMValueRef stored = emit_load(g->e, emit_storage_type(g->e, type), pointer,
+                                  residence_element_bytes(place->element));
   return emit_from_storage(g->e, type, stored);
 }
 
@@ -128,7 +110,7 @@ static LLVMValueRef shift_of(struct gpu *g, const struct gpu_place *place, LLVMV
   struct emit *e = g->e;
   uint32_t several = tile_elements_per_byte(place->codes);
   LLVMValueRef part = LLVMBuildAnd(e->builder, column, emit_i32(e, (int32_t)several - 1), "");
-  return LLVMBuildMul(e->builder, part, emit_i32(e, (int32_t)gpu_bits(place->codes)), "");
+  return LLVMBuildMul(e->builder, part, emit_i32(e, (int32_t)residence_bits(place->codes)), "");
 }
 
 LLVMValueRef gpu_shared_load(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
@@ -151,7 +133,7 @@ static void store_to(struct gpu *g, const struct gpu_place *place, LLVMValueRef 
   if (LLVMTypeOf(element) == e->i1)
     element = LLVMBuildZExt(e->builder, element, e->i32, "");
   emit_store(e, emit_to_storage(e, storage_of(place->element), element), pointer,
-             gpu_element_bytes(place->element));
+             residence_element_bytes(place->element));
 }
 
 void gpu_shared_store(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
@@ -163,8 +145,8 @@ void gpu_shared_store(struct gpu *g, const struct gpu_place *place, LLVMValueRef
 /* From the thread's first element of a tile to element (r, c). */
 static int64_t distance(const struct gpu_place *place, uint32_t r, uint32_t c)
 {
-  uint32_t bits =
-      place->codes == DTYPE_ANY ? 8 * gpu_element_bytes(place->element) : gpu_bits(place->codes);
+  uint32_t bits = place->codes == DTYPE_ANY ? 8 * residence_element_bytes(place->element)
+                                            : residence_bits(place->codes);
   return (int64_t)gpu_row_step(r) * place->pitch + (int64_t)gpu_column_step(c) * bits / 8;
 }
 
@@ -279,10 +261,10 @@ static void fill_codes(struct gpu *g, struct tile_type type, const struct gpu_pl
                        LLVMValueRef pointer, uint32_t c, LLVMValueRef *registers)
 {
   struct emit *e = g->e;
-  bool whole = gpu_bits(place->codes) == 8;
+  bool whole = residence_bits(place->codes) == 8;
   LLVMValueRef codes = emit_load(e, whole ? e->i16 : e->i8, pointer, whole ? 2 : 1);
   codes = LLVMBuildZExt(e->builder, codes, e->i32, "");
-  if (gpu_bits(place->codes) < 4)
+  if (residence_bits(place->codes) < 4)
     codes = LLVMBuildLShr(e->builder, codes, shift_of(g, place, gpu_column(g, type, c)), "");
   gpu_decode(g, place->codes, type.element, codes, 0, registers);
 }
@@ -320,97 +302,7 @@ void gpu_fill(struct gpu *g, struct tile_type type, const struct gpu_place *plac
       gpu_fill_one(g, type, place, r, c, registers);
 }
 
-/* ---- who reads a value ---- */
-
-static bool is_product_operand(const struct tile_op *op, const struct tile_value *value)
-{
-  return op->kind == TILE_PRODUCT && (op->operand_count < 3 || op->operands[2] != value);
-}
-
-static bool is_tile(const struct tile_value *value)
-{
-  return value->type.kind == TILE_KIND_TILE && value->type.rows > 1 && value->type.columns > 1;
-}
-
-static bool is_real(enum tile_element element)
-{
-  return element == TILE_F32 || gpu_is_half(element);
-}
-
-/* A map of a tile that only second operands of products are made of works in place. */
-static bool maps_in_place(struct gpu *g, const struct tile_op *map, const struct tile_value *value)
-{
-  if (map->kind != TILE_MAP || g->users[value->id].count != 1)
-    return false;
-  const struct tile_value *result = map->results[0];
-  if (result->type.rows != value->type.rows || result->type.columns != value->type.columns ||
-      result->type.element != value->type.element || g->users[result->id].count == 0)
-    return false;
-  for (size_t n = 0; n < g->users[result->id].count; n++) {
-    const struct tile_op *user = g->users[result->id].items[n];
-    if (!is_product_operand(user, result) || user->operands[0] == result)
-      return false;
-  }
-  return true;
-}
-
-bool gpu_has_codes(const struct gpu *g, const struct tile_value *value)
-{
-  const struct tile_op *load = value->def;
-  return load != NULL && load->kind == TILE_LOAD && is_tile(value) &&
-         gpu_is_code(gpu_dtype(g, load->access.tensor)) && gpu_has_unit_columns(g, &load->access);
-}
-
-const struct tile_value *gpu_made_of(struct gpu *g, const struct tile_op *op)
-{
-  if (op->kind != TILE_MAP && op->kind != TILE_CONVERT)
-    return NULL;
-  const struct tile_value *result = op->results[0];
-  if (gpu_wants_shared(g, result))
-    return result;
-  if (op->kind == TILE_CONVERT || g->users[result->id].count != 1)
-    return NULL;
-  const struct tile_op *convert = g->users[result->id].items[0];
-  return convert->kind == TILE_CONVERT && convert->parent == op->parent ? gpu_made_of(g, convert)
-                                                                        : NULL;
-}
-
-/* A map or conversion of codes that makes an operand of products. */
-static bool maps_codes(struct gpu *g, const struct tile_op *op, const struct tile_value *value)
-{
-  if (!gpu_has_codes(g, value))
-    return false;
-  const struct tile_value *made = gpu_made_of(g, op);
-  return made != NULL && made->type.rows == value->type.rows &&
-         made->type.columns == value->type.columns;
-}
-
-bool gpu_wants_shared(struct gpu *g, const struct tile_value *value)
-{
-  if (!is_tile(value) || g->users[value->id].count == 0 ||
-      (!is_real(value->type.element) && !gpu_has_codes(g, value)))
-    return false;
-  for (size_t n = 0; n < g->users[value->id].count; n++) {
-    const struct tile_op *user = g->users[value->id].items[n];
-    if (!is_product_operand(user, value) && !maps_in_place(g, user, value) &&
-        !maps_codes(g, user, value))
-      return false;
-  }
-  return true;
-}
-
-enum gpu_reader gpu_reader_of(struct gpu *g, const struct tile_value *value)
-{
-  for (size_t n = 0; n < g->users[value->id].count; n++) {
-    const struct tile_op *user = g->users[value->id].items[n];
-    if (user->kind == TILE_MAP || user->kind == TILE_CONVERT)
-      return gpu_reader_of(g, user->results[0]);
-    if (user->kind == TILE_PRODUCT &&
-        (user->operands[1] == value ? !user->transpose_b : user->transpose_a))
-      return GPU_READ_COLUMNS;
-  }
-  return GPU_READ_ROWS;
-}
+/* ---- codes ---- */
 
 void gpu_spill_pair(struct gpu *g, struct tile_type type, const struct gpu_place *place, uint32_t r,
                     uint32_t c, LLVMValueRef elements[2])
@@ -425,7 +317,7 @@ static void expand_8(struct gpu *g, const struct gpu_place *codes, const struct 
                      LLVMValueRef row, LLVMValueRef column)
 {
   struct emit *e = g->e;
-  const uint32_t bits = gpu_bits(codes->codes), per_word = bits == 8 ? 2 : 4; /* pairs */
+  const uint32_t bits = residence_bits(codes->codes), per_word = bits == 8 ? 2 : 4; /* pairs */
   LLVMValueRef from = gpu_address(g, codes, row, column);
   LLVMValueRef words[2], elements[8];
   if (bits == 8) {
@@ -476,7 +368,7 @@ void gpu_expand(struct gpu *g, const struct gpu_place *codes, const struct gpu_p
 }
 
 struct gpu_place gpu_in_shared(struct gpu *g, const struct tile_value *value,
-                               enum gpu_reader reader)
+                               enum residence_reader reader)
 {
   struct gpu_value *v = gpu_value(g, value);
   gpu_stream_arrive(g, value);
@@ -492,44 +384,12 @@ struct gpu_place gpu_in_shared(struct gpu *g, const struct tile_value *value,
   return place;
 }
 
-static bool is_inside(const struct tile_region *region, const struct tile_op *op)
-{
-  while (op != NULL && op->parent != region)
-    op = op->parent->parent;
-  return op != NULL;
-}
-
-/* Whether a loop lies between the region and the op in it. */
-static bool in_inner_loop(const struct tile_region *region, const struct tile_op *op)
-{
-  while (op->parent != region) {
-    op = op->parent->parent;
-    if (op->kind == TILE_FOR || op->kind == TILE_FOR_SEGMENTS)
-      return true;
-  }
-  return false;
-}
-
-enum { KEPT_REGISTERS = 32, KEPT_FLOATS = 16 }; /* of a first operand that stays in registers */
-
 void gpu_settle(struct gpu *g, const struct tile_value *value)
 {
   struct gpu_value *v = gpu_value(g, value);
-  if (!is_tile(value) || v->kind != GPU_FRAGMENT || value->def == NULL)
+  if (v->kind != GPU_FRAGMENT || !residence_settles(g->where, value))
     return;
-  bool first = false, second = false;
-  for (size_t n = 0; n < g->users[value->id].count; n++) {
-    const struct tile_op *user = g->users[value->id].items[n];
-    if (!is_product_operand(user, value) || !is_inside(value->def->parent, user) ||
-        !in_inner_loop(value->def->parent, user))
-      continue;
-    first = first || user->operands[0] == value;
-    second = second || user->operands[1] == value;
-  }
-  uint32_t most = gpu_is_half(value->type.element) ? KEPT_REGISTERS : KEPT_FLOATS;
-  bool small = gpu_register_count(g, value->type) <= most && g->column_warps == 1;
-  if (!second && (!first || small))
-    return;
-  v->place = gpu_in_shared(g, value, gpu_reader_of(g, value));
+  v->place = gpu_in_shared(g, value, residence_reader_of(g->where, value));
   v->in_shared = true;
+  gpu_keep(g, value);
 }

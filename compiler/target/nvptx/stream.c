@@ -11,145 +11,16 @@
 
 /* ---- finding streams ---- */
 
-static bool may_stream(struct gpu *g, const struct tile_op *load)
-{
-  const struct tile_value *value = load->results[0];
-  if (load->kind != TILE_LOAD || g->reads_back[load->access.tensor] || !gpu_wants_shared(g, value))
-    return false;
-  for (uint32_t k = 0; k < load->operand_count; k++)
-    if (load->operands[k]->type.kind == TILE_KIND_TILE && !gpu_is_row_formula(g, load->operands[k]))
-      return false;
-  for (size_t n = 0; n < g->users[value->id].count; n++)
-    if (g->users[value->id].items[n]->parent != load->parent)
-      return false;
-  return true;
-}
-
-static uint32_t position_of(const struct tile_op *op)
-{
-  uint32_t position = 0;
-  for (const struct tile_op *k = op->parent->first; k != op; k = k->next)
-    position++;
-  return position;
-}
-
-/* Of the ops in the body that read what was loaded: the first's and the last's position. A map that
- * works in place reads it with its result's users, and so may a conversion. */
-static void uses_of(struct gpu *g, const struct tile_value *value, uint32_t *first, uint32_t *last)
-{
-  for (size_t n = 0; n < g->users[value->id].count; n++) {
-    const struct tile_op *user = g->users[value->id].items[n];
-    uint32_t position = position_of(user);
-    *first = position < *first ? position : *first;
-    *last = position > *last ? position : *last;
-    if (user->kind == TILE_MAP || user->kind == TILE_CONVERT)
-      uses_of(g, user->results[0], first, last);
-  }
-}
-
-static uint32_t first_use(struct gpu *g, const struct tile_op *load)
-{
-  uint32_t first = UINT32_MAX, last = 0;
-  uses_of(g, load->results[0], &first, &last);
-  return first;
-}
-
-static bool is_same_access(const struct tile_access *a, const struct tile_access *b)
-{
-  return a->tensor == b->tensor && a->row_dim == b->row_dim && a->group_dim == b->group_dim &&
-         a->row_group == b->row_group && a->column_dim == b->column_dim;
-}
-
-static bool is_same_type(struct tile_type a, struct tile_type b)
-{
-  return a.kind == b.kind && a.element == b.element && a.rows == b.rows && a.columns == b.columns;
-}
-
-/* Whether the two, scalars or formulas of rows, make the same of their region's first argument, but
- * for rows that are dead. */
-static bool is_same(struct gpu *g, const struct tile_op *loop, const struct tile_value *a,
-                    const struct tile_value *b)
-{
-  if (a == b)
-    return true;
-  if (a == loop->regions[0]->arguments[0] || b == loop->regions[1]->arguments[0])
-    return a == loop->regions[0]->arguments[0] && b == loop->regions[1]->arguments[0];
-  if (a->def == NULL || b->def == NULL || a->def->kind != b->def->kind ||
-      !is_same_type(a->type, b->type) || a->def->expr != b->def->expr ||
-      a->def->operand_count != b->def->operand_count)
-    return false;
-  if (a->def->kind != TILE_SCALAR && !gpu_is_row_formula(g, a))
-    return false;
-  if (a->def->kind == TILE_LOAD && !is_same_access(&a->def->access, &b->def->access))
-    return false;
-  const uint32_t counts = a->def->kind == TILE_LOAD ? 2 : 0;
-  for (uint32_t k = 0; k + counts < a->def->operand_count; k++)
-    if (!is_same(g, loop, a->def->operands[k], b->def->operands[k]))
-      return false;
-  return true;
-}
-
-/* Loads of the same elements, but for how many of them are live. */
-static bool is_same_load(struct gpu *g, const struct tile_op *loop, const struct tile_op *a,
-                         const struct tile_op *b)
-{
-  if (!is_same_type(a->results[0]->type, b->results[0]->type) ||
-      !is_same_access(&a->access, &b->access) || a->operand_count != b->operand_count)
-    return false;
-  for (uint32_t k = 0; k + 2 < a->operand_count; k++)
-    if (!is_same(g, loop, a->operands[k], b->operands[k]))
-      return false;
-  return true;
-}
-
-static uint32_t find_loads(struct gpu *g, const struct tile_region *region,
-                           const struct tile_op *loads[STREAM_MAX])
-{
-  uint32_t count = 0;
-  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
-    if (count == STREAM_MAX || !may_stream(g, op))
-      continue;
-    uint32_t at = count++;
-    for (; at > 0 && first_use(g, loads[at - 1]) > first_use(g, op); at--)
-      loads[at] = loads[at - 1];
-    loads[at] = op;
-  }
-  return count;
-}
-
-/* With one buffer each, the next tile's first stream is copied while the last one is in use. */
-static bool is_sequential(struct gpu *g, const struct gpu_loop *loop)
-{
-  for (uint32_t r = 0; r < loop->op->region_count; r++) {
-    uint32_t first = UINT32_MAX, last = 0;
-    uses_of(g, loop->streams[0].loads[r]->results[0], &first, &last);
-    if (last >= first_use(g, loop->streams[loop->count - 1].loads[r]))
-      return false;
-  }
-  return true;
-}
-
 static void plan_streams(struct gpu *g, struct gpu_loop *loop)
 {
-  const struct tile_op *op = loop->op;
-  const struct tile_op *loads[2][STREAM_MAX];
-  loop->count = find_loads(g, op->regions[0], loads[0]);
-  for (uint32_t r = 1; r < op->region_count; r++) {
-    bool same = find_loads(g, op->regions[r], loads[r]) == loop->count;
-    for (uint32_t n = 0; same && n < loop->count; n++)
-      same = is_same_load(g, op, loads[0][n], loads[r][n]);
-    if (!same)
-      loop->count = 0;
-  }
-  if (loop->count == 0)
-    return;
-  for (uint32_t n = 0; n < loop->count; n++)
-    for (uint32_t r = 0; r < op->region_count; r++)
-      loop->streams[n].loads[r] = loads[r][n];
-  loop->stages = g->schedule.stages > 1 || loop->count == 1 || !is_sequential(g, loop) ? 2 : 1;
+  const struct residence_streams found = residence_streams_of(g->where, loop->op);
+  loop->count = found.count;
+  loop->stages = found.stages;
   for (uint32_t n = 0; n < loop->count; n++) {
     struct gpu_stream *stream = &loop->streams[n];
-    stream->place = gpu_new_load_place(g, loads[0][n]);
+    for (uint32_t r = 0; r < loop->op->region_count; r++)
+      stream->loads[r] = found.loads[n][r];
+    stream->place = gpu_new_load_place(g, found.loads[n][0]);
     stream->bytes = gpu_place_bytes(&stream->place);
     if (loop->stages == 2)
       gpu_allocate(g, stream->bytes); /* right behind: both are multiples of 16 */
@@ -291,6 +162,24 @@ static void set(struct gpu *g, LLVMValueRef variable, LLVMValueRef value)
   LLVMBuildStore(g->e->builder, value, variable);
 }
 
+/* The loop's carried value k is a sum of which warps have parts. */
+static bool is_apart(const struct gpu *g, const struct tile_op *op, uint32_t k)
+{
+  return op->kind != TILE_IF && residence_is_apart(g->where, op->regions[0]->arguments[1 + k]);
+}
+
+static uint32_t carried_count(struct gpu *g, const struct tile_op *op, uint32_t k)
+{
+  struct tile_type type = op->results[k]->type;
+  if (type.kind != TILE_KIND_TILE)
+    return 1;
+  if (!is_apart(g, op, k))
+    return gpu_register_count(g, type);
+  uint32_t warps = gpu_enter_apart(g), count = gpu_register_count(g, type);
+  gpu_leave_apart(g, warps);
+  return count;
+}
+
 static LLVMTypeRef scalar_type(struct gpu *g, enum tile_element element)
 {
   return emit_expr_type(g->e, tile_element_expr_type(element));
@@ -303,7 +192,7 @@ static LLVMValueRef **carried_new(struct gpu *g, const struct tile_op *op)
   for (uint32_t k = 0; k < op->result_count; k++) {
     struct tile_type type = op->results[k]->type;
     bool tile = type.kind == TILE_KIND_TILE;
-    uint32_t count = tile ? gpu_register_count(g, type) : 1;
+    uint32_t count = carried_count(g, op, k);
     carried[k] = ARENA_ARRAY(g->arena, LLVMValueRef, count);
     for (uint32_t n = 0; n < count; n++)
       carried[k][n] =
@@ -320,11 +209,27 @@ static void carried_set(struct gpu *g, const struct tile_op *op, LLVMValueRef **
   for (uint32_t k = 0; k < op->result_count; k++)
     registers[k] = values[k]->type.kind == TILE_KIND_TILE ? gpu_registers(g, values[k])
                                                           : &gpu_value(g, values[k])->scalar;
-  for (uint32_t k = 0; k < op->result_count; k++) {
-    struct tile_type type = op->results[k]->type;
-    uint32_t count = type.kind == TILE_KIND_TILE ? gpu_register_count(g, type) : 1;
-    for (uint32_t n = 0; n < count; n++)
+  for (uint32_t k = 0; k < op->result_count; k++)
+    for (uint32_t n = 0; n < carried_count(g, op, k); n++)
       set(g, carried[k][n], registers[k][n]);
+}
+
+/* What a loop starts with. */
+static void carried_start(struct gpu *g, const struct tile_op *op, LLVMValueRef **carried,
+                          struct tile_value *const *values)
+{
+  for (uint32_t k = 0; k < op->result_count; k++) {
+    const uint32_t count = carried_count(g, op, k);
+    const LLVMValueRef *registers = &gpu_value(g, values[k])->scalar;
+    if (is_apart(g, op, k)) {
+      LLVMValueRef *parts = ARENA_ARRAY(g->arena, LLVMValueRef, count);
+      gpu_start_apart(g, values[k], parts, count);
+      registers = parts;
+    } else if (values[k]->type.kind == TILE_KIND_TILE) {
+      registers = gpu_registers(g, values[k]);
+    }
+    for (uint32_t n = 0; n < count; n++)
+      set(g, carried[k][n], registers[n]);
   }
 }
 
@@ -338,10 +243,22 @@ static void carried_get(struct gpu *g, const struct tile_op *op, LLVMValueRef **
           .kind = GPU_SCALAR, .scalar = get(g, scalar_type(g, type.element), carried[k][0])};
       continue;
     }
-    LLVMValueRef *registers = gpu_new_fragment(g, values[k]);
-    for (uint32_t n = 0; n < gpu_register_count(g, type); n++)
+    const uint32_t count = carried_count(g, op, k);
+    LLVMValueRef *registers = ARENA_ARRAY(g->arena, LLVMValueRef, count);
+    for (uint32_t n = 0; n < count; n++)
       registers[n] = get(g, gpu_register_type(g, type), carried[k][n]);
+    *gpu_value(g, values[k]) = (struct gpu_value){.kind = GPU_FRAGMENT, .elements = registers};
   }
+}
+
+/* What a loop that took so many bytes of shared memory leaves. */
+static void carried_end(struct gpu *g, const struct tile_op *op, LLVMValueRef **carried,
+                        uint32_t loop_bytes)
+{
+  carried_get(g, op, carried, op->results);
+  for (uint32_t k = 0; k < op->result_count; k++)
+    if (is_apart(g, op, k))
+      gpu_add_apart(g, op->results[k], gpu_value(g, op->results[k])->elements, loop_bytes);
 }
 
 static void lower_body(struct gpu *g, const struct tile_op *op, uint32_t region,
@@ -433,7 +350,7 @@ void gpu_for(struct gpu *g, const struct tile_op *op)
   uint32_t used = g->shared_used;
   struct gpu_loop loop = {.op = op};
   LLVMValueRef **carried = carried_new(g, op);
-  carried_set(g, op, carried, op->operands + 2);
+  carried_start(g, op, carried, op->operands + 2);
   loop_begin(g, &loop);
   LLVMValueRef lo = gpu_index(g, op->operands[0]), hi = gpu_index(g, op->operands[1]);
   set(g, loop.next_position, lo);
@@ -454,8 +371,9 @@ void gpu_for(struct gpu *g, const struct tile_op *op)
   loop_end_turn(g, &loop);
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
-  carried_get(g, op, carried, op->results);
+  const uint32_t bytes = g->shared_used - used;
   gpu_release(g, used);
+  carried_end(g, op, carried, bytes);
 }
 
 /* ---- for_segments ---- */
@@ -557,7 +475,7 @@ void gpu_for_segments(struct gpu *g, const struct tile_op *op)
   uint32_t used = g->shared_used;
   struct gpu_loop loop = {.op = op, .next_full = emit_variable(g->e, e->i1)};
   LLVMValueRef **carried = carried_new(g, op);
-  carried_set(g, op, carried, op->operands + 2 * op->segment_count + op->extra_count);
+  carried_start(g, op, carried, op->operands + 2 * op->segment_count + op->extra_count);
   loop_begin(g, &loop);
   struct walk walk;
   walk_begin(g, &walk, op);
@@ -584,6 +502,7 @@ void gpu_for_segments(struct gpu *g, const struct tile_op *op)
   loop_end_turn(g, &loop);
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
-  carried_get(g, op, carried, op->results);
+  const uint32_t bytes = g->shared_used - used;
   gpu_release(g, used);
+  carried_end(g, op, carried, bytes);
 }

@@ -4,8 +4,6 @@
 
 #include "compiler/target/nvptx/lower.h"
 
-enum { STREAM_MAX = 8 };
-
 struct gpu_stream {
   const struct tile_op *loads[2]; /* by region */
   struct gpu_place place;         /* of the first slot */
@@ -15,7 +13,7 @@ struct gpu_stream {
 struct gpu_loop {
   const struct tile_op *op;
   struct gpu_loop *outer;
-  struct gpu_stream streams[STREAM_MAX];
+  struct gpu_stream streams[RESIDENCE_MAX_STREAMS];
   uint32_t count, stages;
   uint32_t arrived;            /* of the region being lowered */
   LLVMValueRef position, full; /* i64, i1: of the tile at hand */

@@ -3,7 +3,7 @@
 
 static struct gpu_place float_place(struct gpu *g, const struct tile_value *value)
 {
-  return gpu_in_shared(g, value, GPU_READ_COLUMNS);
+  return gpu_in_shared(g, value, READ_COLUMNS);
 }
 
 static LLVMValueRef truth(struct gpu *g, enum tile_element element, LLVMValueRef x)
@@ -87,7 +87,7 @@ void gpu_permute_columns(struct gpu *g, const struct tile_op *op)
 /* A copy of the value in shared memory that may be written. */
 static struct gpu_place own_copy(struct gpu *g, const struct tile_value *value)
 {
-  struct gpu_place place = gpu_new_place(g, value->type, GPU_READ_COLUMNS);
+  struct gpu_place place = gpu_new_place(g, value->type, READ_COLUMNS);
   gpu_before_write(g);
   gpu_spill(g, value, &place);
   gpu_barrier(g);
@@ -189,7 +189,7 @@ void gpu_contract(struct gpu *g, const struct tile_op *op)
   };
   for (uint32_t k = 0; k < op->operand_count; k++)
     if (op->operands[k]->type.kind == TILE_KIND_TILE)
-      places[k] = gpu_in_shared(g, op->operands[k], GPU_READ_ROWS);
+      places[k] = gpu_in_shared(g, op->operands[k], READ_ROWS);
   LLVMValueRef *sums = ARENA_ARRAY(g->arena, LLVMValueRef, count);
   for (uint32_t k = 0; k < count; k++) {
     sums[k] = emit_variable(g->e, e->f32);

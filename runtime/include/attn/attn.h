@@ -184,8 +184,8 @@ ATTN_API const char *attn_type_name(attn_type type); /* "f32"; "any" */
 
 /* What attn_launch computes with. DECODE is for few query rows: query heads of a group share a
  * tile, and the keys are split into parts that are computed side by side and then merged. ANY, the
- * default, takes DECODE where a launch on a cache has so few rows that it is faster. Launches on k
- * and v take FORWARD then, so that a program is compiled once for all their sizes. */
+ * default, takes DECODE where a launch has so few rows that it is faster: on a cache, and on k and v
+ * of 2048 tokens or more. */
 typedef enum attn_kernel {
   ATTN_KERNEL_FORWARD,
   ATTN_KERNEL_DECODE,
@@ -282,15 +282,16 @@ typedef struct attn_variant {
   size_t size;
   attn_type type;     /* ANY: the program's own type, or f32 */
   attn_kernel kernel; /* APPEND: of attn_append. ANY: what a launch with so many `queries` runs */
-  int64_t queries; /* NQ; of packed sequences, that of the longest. Numbers up to 16 that have the
-                      same next power of two share code, and so do all greater ones */
-  int on_cache;    /* with cache tensors; attn_append always */
-  int packed;      /* and with query_starts */
+  int64_t queries;   /* NQ; of packed sequences, that of the longest. Numbers up to 16 that have the
+                        same next power of two share code, and so do all greater ones */
+  int on_cache;      /* with cache tensors; attn_append always */
+  int packed;        /* and with query_starts */
+  int shared_prefix; /* and with a shared_prefix */
 } attn_variant;
 
 #define ATTN_VARIANT_INIT                                                                          \
   {                                                                                                \
-    sizeof(attn_variant), ATTN_TYPE_ANY, ATTN_KERNEL_ANY, 1, 0, 0                                  \
+    sizeof(attn_variant), ATTN_TYPE_ANY, ATTN_KERNEL_ANY, 1, 0, 0, 0                               \
   }
 
 /* Compiles now what such a launch would compile. */
@@ -471,12 +472,19 @@ typedef struct attn_arguments {
    * where the host can see them, else what the page table or the slots hold. A graph is repeated
    * with what it was captured with. */
   int64_t max_length;
+  /* Tokens that all sequences with a length above 0 have in the same pages, as forks have: a
+   * multiple of the page that no such length is below. Launches with few rows, without
+   * query_starts, then read them once for all sequences, where the spec lets them (docs/caches.md);
+   * all others take no notice. Results are the same but for rounding. 0: none. Checked where the
+   * host can see lengths and page_table; on a GPU that cannot, keys of the first sequence that is
+   * long enough stand for those of the others. */
+  int64_t shared_prefix;
 } attn_arguments;
 
 #define ATTN_ARGUMENTS_INIT                                                                        \
   {                                                                                                \
     sizeof(attn_arguments), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, NULL, NULL, NULL,   \
-        NULL, 0, NULL, 0, NULL, 0, 0                                                               \
+        NULL, 0, NULL, 0, NULL, 0, 0, 0                                                            \
   }
 
 /* Checks everything, then computes; returns when the results are written. Bits of the results

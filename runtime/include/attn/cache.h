@@ -187,6 +187,11 @@ ATTN_API attn_status attn_cache_tensors(const attn_cache_batch *batch, uint32_t 
  * GPU the launch cannot know. */
 ATTN_API int64_t attn_cache_max_length(const attn_cache_batch *batch);
 
+/* The leading tokens, whole pages of them, that all its sequences with tokens have in the same
+ * pages, as forks do: for attn_arguments.shared_prefix. 0 where fewer than two have any, and where
+ * the cache is not paged. */
+ATTN_API int64_t attn_cache_shared_prefix(const attn_cache_batch *batch);
+
 /* The new tokens are part of their sequences, and the batch is gone. */
 ATTN_API attn_status attn_cache_end(attn_cache_batch *batch);
 

@@ -118,6 +118,16 @@ void store_permute(struct store *s, int sequence, const int64_t *order, int64_t 
 void store_fill(struct store *s, const struct model *m, const struct batch *whole,
                 struct draw *draw, struct rows *rows);
 
+/* ---- caches of the library ---- */
+
+/* Paged: for all sequences, MOST_TOKENS each. `producers`: as in attn_cache_options. */
+attn_cache *managed_open(const struct model *m, uint32_t sequences, uint32_t layers,
+                         const uint32_t *producers);
+void managed_ok(attn_status status);
+/* A step: appends the rows of the batch in layer 0 and attends with them in `layer`. */
+void managed_step(attn_cache *cache, const struct model *m, const attn_sequence *sequences,
+                  const struct batch *batch, uint32_t layer, struct rows *rows);
+
 /* ---- the suites ---- */
 
 void layouts_add(TCase *tests);

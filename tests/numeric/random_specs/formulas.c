@@ -68,6 +68,8 @@ static const char *dim_text(struct generator *g, enum dim_kind kind, int64_t siz
   return size == 0 ? "(NK + 3) // 4" : arena_format(g->arena, "%lld", (long long)size);
 }
 
+static const char cached_input[] = "  input $ : $$ cached\n";
+
 struct node *declare_input(struct generator *g, const char *name, const char *type,
                            struct node *dims)
 {
@@ -108,7 +110,10 @@ static struct declared_input *new_input(struct generator *g, const struct place 
     input->dims[input->rank++].size = size;
     node_add(g->arena, dims, word(g, "%s", dim_text(g, kind, size)));
   }
-  declare_input(g, input->name, random_dtype(g, type), dims);
+  struct node *node = declare_input(g, input->name, random_dtype(g, type), dims);
+  /* An index may be that of a key which a ring has lost. */
+  if (g->on_cache && used[DIM_NK] && g->layout != CACHE_RING && chance(g, 50))
+    node->format = cached_input;
   return input;
 }
 
@@ -199,9 +204,11 @@ struct node *make_vector_read(struct generator *g, bool by_key, uint32_t channel
   const char *last = channels == g->dim_qk  ? "D"
                      : channels == g->dim_v ? "DV"
                                             : arena_format(g->arena, "%u", channels);
-  declare_input(
+  struct node *node = declare_input(
       g, name, random_dtype(g, NODE_FLOAT),
       word(g, "[%s%s%s, %s]", batch ? "B, " : "", head ? by_key ? "G, " : "H, " : "", dim, last));
+  if (g->on_cache && by_key && chance(g, 50))
+    node->format = cached_input;
   return leaf(g, NODE_VECTOR, "%s[%s%s%s]", name, batch ? "b, " : "",
               head ? by_key ? "g, " : "h, " : "", by_key ? "j" : "r");
 }

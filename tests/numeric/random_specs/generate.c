@@ -201,6 +201,7 @@ static void rotation(struct generator *g)
     node_add(
         g->arena, options,
         NEW(NODE_STATEMENT, "at = $", leaf(g, NODE_INT, chance(g, 50) ? "2 * t + 1" : "t // 3")));
+  g->rotated = true;
   say(g, NEW(NODE_STATEMENT, "  position rope$\n", options));
 }
 
@@ -305,6 +306,7 @@ static void value(struct generator *g)
   case 0:
     if (g->dim_qk >= g->dim_v) {
       uint32_t from = pick(g, g->dim_qk - g->dim_v + 1);
+      g->value_is_key = true;
       say(g, NEW(NODE_STATEMENT, "  value k[$:$]\n", word(g, "%u", from),
                  word(g, "%u", from + g->dim_v)));
     }
@@ -391,7 +393,10 @@ static void cases(struct generator *g, uint64_t seed, struct random_spec *spec)
   uint64_t odd = g->kinds && !g->poisoned; /* see trial.c */
   for (uint32_t k = 0; k < SPEC_CASES; k++) {
     struct trial_case *c = &spec->cases[k];
-    *c = (struct trial_case){.type = g->type, .data = seed * 16 + 2 * k + odd, .kinds = g->kinds};
+    *c = (struct trial_case){.type = g->type,
+                             .data = seed * 16 + 2 * k + odd,
+                             .kinds = g->kinds,
+                             .on_cache = g->on_cache};
     c->shape.batch = 1 + pick(g, 3);
     int64_t limit = c->shape.batch > 1 || g->dim_qk > 20;
     for (int64_t b = 0; b < c->shape.batch; b++) {
@@ -410,12 +415,14 @@ static void cases(struct generator *g, uint64_t seed, struct random_spec *spec)
   }
 }
 
-void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct random_spec *spec)
+static void make_spec(struct arena *arena, uint64_t seed, bool few_blocks, bool on_cache,
+                      struct random_spec *spec)
 {
   static const enum dtype types[] = {DTYPE_F32, DTYPE_F32, DTYPE_F16, DTYPE_BF16};
   struct generator *g = ARENA_NEW(arena, struct generator);
   g->arena = arena;
-  g->key = random_key(seed, "spec");
+  g->key = random_key(seed, on_cache ? "cache" : "spec");
+  g->on_cache = on_cache;
   g->few_blocks = few_blocks;
   g->params = node_list(arena, "(|, |)");
   g->fns = node_list(arena, "||");
@@ -424,11 +431,13 @@ void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct ran
   g->statements = node_list(arena, "||");
   g->type = types[pick(g, COUNT_OF(types))];
   g->typed = chance(g, 50);
-  g->ragged = chance(g, 8);
-  g->wild = chance(g, 5);
-  g->poisoned = !g->wild && chance(g, 4);
+  g->ragged = !on_cache && chance(g, 8);
+  g->wild = !on_cache && chance(g, 5);
+  g->poisoned = !on_cache && !g->wild && chance(g, 4);
   g->kinds = g->wild || g->poisoned;
-  g->loose = chance(g, 6);
+  g->loose = !on_cache && chance(g, 6);
+  if (on_cache)
+    choose_layout(g);
   heads_and_channels(g);
   alignment(g);
   fns(g);
@@ -441,7 +450,20 @@ void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct ran
   value(g);
   post(g, has_lse);
   outputs(g, has_lse);
+  if (on_cache)
+    say(g, make_cache(g));
   spec->root = NEW(NODE_WORD, "$attention random$ {\n$$$}\n", g->fns, g->params, g->inputs, g->lets,
                    g->statements);
   cases(g, seed, spec);
+}
+
+void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct random_spec *spec)
+{
+  make_spec(arena, seed, few_blocks, false, spec);
+}
+
+void random_cache_spec(struct arena *arena, uint64_t seed, bool few_blocks,
+                       struct random_spec *spec)
+{
+  make_spec(arena, seed, few_blocks, true, spec);
 }

@@ -16,6 +16,9 @@ struct random_spec {
  * with fewer heads in groups of the same size, batches of at most two, and the many keys in the
  * last case. */
 void random_spec(struct arena *arena, uint64_t seed, bool few_blocks, struct random_spec *spec);
+/* Another one, with a cache and cases on it. */
+void random_cache_spec(struct arena *arena, uint64_t seed, bool few_blocks,
+                       struct random_spec *spec);
 
 /* ---- private to generate.c and formulas.c ---- */
 
@@ -62,6 +65,9 @@ struct generator {
   uint32_t heads, kv_heads, dim_qk, dim_v;
   enum dtype type;
   bool typed, ragged, few_blocks;
+  bool on_cache, rotated, value_is_key;
+  enum cache_layout layout; /* on_cache */
+  uint32_t page, capacity;
   enum align_kind align;
   bool wild;     /* formulas may make NaN and infinities */
   bool poisoned; /* q and k hold some */
@@ -97,5 +103,9 @@ struct node *make_read(struct generator *g, const struct place *place, enum node
 struct node *make_vector_read(struct generator *g, bool by_key, uint32_t channels);
 struct node *declare_input(struct generator *g, const char *name, const char *type,
                            struct node *dims);
+
+/* A cache, and what it stores k and v as, by the layout that was chosen. */
+void choose_layout(struct generator *g);
+struct node *make_cache(struct generator *g);
 
 #endif

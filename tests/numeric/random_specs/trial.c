@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "runtime/attnc/compare.h"
+#include "runtime/attnc/decode.h"
 #include "runtime/attnc/device.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/random.h"
@@ -176,17 +177,81 @@ static bool run_once(const struct subject *subject, const struct trial_case *c,
   return luck;
 }
 
+/* ---- one case on a cache ---- */
+
+static bool prepare_steps(struct decode *decode, const struct trial_case *c)
+{
+  enum { MOST_STEPS = 6 };
+  const struct trial_shape *shape = &c->shape;
+  struct workload *whole = &decode->whole;
+  int64_t tokens = shape->keys[0] > shape->queries[0] ? shape->keys[0] : shape->queries[0];
+  tokens = tokens > 0 ? tokens : 1;
+  decode->rows = 1 + (int64_t)(c->data / 16 % 3);
+  decode->rows = tokens < decode->rows ? 1 : decode->rows;
+  decode->steps = tokens / decode->rows < MOST_STEPS ? tokens / decode->rows : MOST_STEPS;
+  decode->prompt = tokens - decode->steps * decode->rows;
+  whole->batch = shape->batch;
+  whole->queries = whole->keys = tokens;
+  if (workload_allocate(whole) != EXIT_FINE)
+    return false;
+  random_fill(whole, c->data);
+  fill_integers(whole, c->data);
+  return true;
+}
+
+static void judge_steps(const struct decode *decode, const struct trial_case *c,
+                        enum exit_status status, struct trial_result *result)
+{
+  if (status == EXIT_FINE && decode->checked > 0) {
+    judge(&decode->whole, c, ATTN_OK, &decode->comparison, result);
+    return;
+  }
+  bool lowered = strstr(decode->error, "not yet lowered") == NULL;
+  result->outcome = decode->failed == ATTN_ERROR_FAULT                ? TRIAL_FAULTS
+                    : decode->failed == ATTN_ERROR_SPEC && !lowered   ? TRIAL_SKIPPED
+                    : decode->failed != ATTN_OK || status == EXIT_MACHINE ? TRIAL_BROKEN
+                                                                      : TRIAL_SKIPPED;
+  snprintf(result->text, sizeof(result->text), "%s",
+           decode->failed != ATTN_OK ? decode->error
+                                     : "error[-]: not to be had in steps, or not to be checked");
+}
+
+static bool run_steps_once(const struct subject *subject, const struct trial_case *c,
+                           struct trial_result *result)
+{
+  struct decode decode = {.prepared = {.context = subject->context, .program = subject->program},
+                          .checks = true,
+                          .quiet = true,
+                          .no_prefill = "it may depend on how many tokens there are"};
+  enum dtype type = subject->spec->type == DTYPE_ANY ? c->type : subject->spec->type;
+  workload_init(&decode.whole, subject->spec, type);
+  enum exit_status status = prepare_steps(&decode, c) ? decode_run(&decode) : EXIT_MACHINE;
+  judge_steps(&decode, c, status, result);
+  bool luck = result->outcome == TRIAL_DIFFERS && !decode.comparison.fault.raised &&
+              is_within(&decode.comparison, type, LUCK_UNITS);
+  decode_free(&decode);
+  return luck;
+}
+
+/* ---- data that is right by luck ---- */
+
+static bool run_this_once(const struct subject *subject, const struct trial_case *c,
+                          struct trial_result *result)
+{
+  return c->on_cache ? run_steps_once(subject, c, result) : run_once(subject, c, result);
+}
+
 static void run_case(const struct subject *subject, const struct trial_case *c,
                      struct trial_result *result)
 {
   struct trial_case again = *c;
-  if (!run_once(subject, c, result))
+  if (!run_this_once(subject, c, result))
     return;
   for (int k = 0; k < REPEATS; k++) {
     struct trial_result other = {0};
     again.data += 1000003; /* odd and even as before, see prepare */
     again.data += again.data % 2 != c->data % 2;
-    run_once(subject, &again, &other);
+    run_this_once(subject, &again, &other);
     if (other.outcome == TRIAL_AGREES) {
       *result = other;
       return;
@@ -216,7 +281,7 @@ static attn_status compile(attn_context *context, const char *text, const struct
   options.error = result->text;
   options.error_size = sizeof(result->text);
   attn_status status = attn_compile(context, text, strlen(text), "random.attn", &options, program);
-  if (status == ATTN_OK)
+  if (status == ATTN_OK && !c->on_cache) /* steps compile what they need */
     status = attn_program_prepare(*program, options.type);
   if (status != ATTN_OK && result->text[0] == '\0')
     attn_context_error(context, result->text, sizeof(result->text));
@@ -314,8 +379,8 @@ void trial_describe(const struct trial_case *c, char *text, size_t size)
                                  (unsigned long long)c->data);
   used += describe_lengths("NQ", c->shape.queries, c->shape.batch, text + used, size - used);
   used += describe_lengths("NK", c->shape.keys, c->shape.batch, text + used, size - used);
-  if (c->kinds)
-    snprintf(text + used, size - used, ", kinds");
+  if (c->kinds || c->on_cache)
+    snprintf(text + used, size - used, c->kinds ? ", kinds" : ", cache");
 }
 
 static const char *parse_lengths(const char *text, const char *name, int64_t *lengths,
@@ -348,5 +413,6 @@ bool trial_parse(const char *text, struct trial_case *c)
   const char *at = parse_lengths(text, ", NQ", c->shape.queries, &c->shape.batch);
   at = parse_lengths(at, ", NK", c->shape.keys, &keys);
   c->kinds = at != NULL && strncmp(at, ", kinds", 7) == 0;
+  c->on_cache = at != NULL && strncmp(at, ", cache", 7) == 0;
   return at != NULL && keys == c->shape.batch;
 }

@@ -20,6 +20,9 @@ struct trial_case {
   /* Some of q and k are NaN or infinite (where `data` is even), or formulas make such values:
    * results are compared by kind (finite, NaN, an infinity and its sign) alone. */
   bool kinds;
+  /* In steps on a cache, which the spec has: of batch sequences with the tokens of the longer of NQ
+   * and NK, of which the last ones come one by one or in twos and threes. */
+  bool on_cache;
 };
 
 enum trial_outcome {
