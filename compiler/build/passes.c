@@ -65,14 +65,17 @@ static void lower_limits(struct build *b, struct pass_limits *limits)
 }
 
 /* Says of a tile of pairs that only keys from the first to the last that a segment holds inside
- * the tile are of interest. */
-static void limit_tile(struct build *b, const struct pass_limits *limits, struct tile_value *tile)
+ * the tile are of interest, and there only where `mask` is true (NULL: not to be looked at). */
+static void limit_tile(struct build *b, const struct pass_limits *limits, struct tile_value *tile,
+                       struct tile_value *mask)
 {
   struct expr_pool *pool = b->pool;
   bool pairs = tile->def != NULL && tile->def->parent == b->tile.region &&
                tile->type.rows == b->rows && tile->type.columns == b->columns;
   if (!pairs)
     return;
+  bool is_mask = mask != NULL && mask != tile && mask->type.kind == TILE_KIND_TILE &&
+                 mask->type.rows == b->rows && mask->type.columns == b->columns;
   struct tile_value **operands =
       ARENA_ARRAY(b->arena, struct tile_value *, limits->columns.operands.count + 1);
   uint32_t count = (uint32_t)limits->columns.operands.count;
@@ -94,7 +97,7 @@ static void limit_tile(struct build *b, const struct pass_limits *limits, struct
     to = limits->hi[0];
   }
   tile_limit_columns(&b->tile, tile, expr_sub(pool, from, begin), expr_sub(pool, to, begin),
-                     operands, count + 1);
+                     operands, count + 1, is_mask ? mask : NULL);
 }
 
 /* ---- a tile ---- */
@@ -120,14 +123,15 @@ void pass_enter_tile(struct build *b, const struct pass *pass, struct pass_tile 
   tile->checks = pass->checks;
   tile->visible = expr_is_true(visible) ? NULL : build_value(b, frame_pair(), visible);
   if (tile->limits != NULL && tile->visible != NULL)
-    limit_tile(b, tile->limits, tile->visible);
+    limit_tile(b, tile->limits, tile->visible, NULL);
   if (tile->checks != 0)
     check_formulas(b, pass, tile);
   for (uint32_t m = 0; m < pass->maps->count; m++)
     if ((pass->wanted >> m & 1) != 0) {
       tile->scores[m] = build_tile(b, frame_pair(), pass->maps->items[m].score);
       if (tile->limits != NULL)
-        limit_tile(b, tile->limits, tile->scores[m]);
+        limit_tile(b, tile->limits, tile->scores[m],
+                   b->visibility->keys.tested ? tile->visible : NULL);
     }
 }
 

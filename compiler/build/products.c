@@ -207,8 +207,10 @@ static uint32_t split_cached(struct build *b, const struct product *product,
     bool last = next == product->channels;
     bool apart = !last && (separates_pairs(b, product->row, next) ||
                            separates_pairs(b, product->column, next));
-    if (count == MAX_PIECES || apart)
+    if (count == MAX_PIECES || apart) {
+      pieces[0] = (struct piece){.product = *product};
       return 1;
+    }
     pieces[count] = (struct piece){.product = {.row = from_channel(b, product->row, at),
                                                .column = from_channel(b, product->column, at),
                                                .channels = next - at}};

@@ -252,17 +252,23 @@ static uint32_t part_workspace(struct build *b, const struct part_layout *layout
   return build_workspace(b, &workspace, written);
 }
 
+/* `exists`: NULL, or BOOL scalar without which nothing is live. */
 static struct placement place_of(struct build *b, const struct part_layout *layout,
-                                 const struct tile_value *x, uint32_t k, struct tile_value *part)
+                                 const struct tile_value *x, uint32_t k, struct tile_value *part,
+                                 struct tile_value *exists)
 {
   struct expr_pool *pool = b->pool;
   const uint32_t width = x->type.columns;
+  const struct expr *all = expr_long(pool, width);
+  const struct expr *live =
+      expr_select(pool, expr_arg(pool, 0, EXPR_BOOL), all, expr_long(pool, 0));
   const struct expr *place =
       expr_add(pool, expr_mul(pool, argument(b, 0), expr_long(pool, layout->counts[tensor_of(x)])),
                expr_long(pool, layout->places[k]));
   return (struct placement){
       .column = scalar(b, "column", expr_mul(pool, place, expr_long(pool, width)), &part, 1),
-      .live_columns = build_value(b, frame_scalar(), expr_long(pool, width))};
+      .live_columns = exists == NULL ? build_value(b, frame_scalar(), all)
+                                     : scalar(b, "live_columns", live, &exists, 1)};
 }
 
 void split_store(struct build *b, struct tile_value *part, struct tile_value **const *state,
@@ -273,18 +279,74 @@ void split_store(struct build *b, struct tile_value *part, struct tile_value **c
   for (uint32_t k = 0; k < count; k++) {
     struct tile_value *x = *state[k];
     operand_store(b, part_workspace(b, &layout, tensor_of(x), true),
-                  place_of(b, &layout, x, k, part), x);
+                  place_of(b, &layout, x, k, part, NULL), x);
+  }
+}
+
+static void load_part(struct build *b, struct tile_value *part, struct tile_value *exists,
+                      struct tile_value **const *state, struct tile_value **loaded, uint32_t count)
+{
+  struct part_layout layout;
+  lay_out(state, count, &layout);
+  for (uint32_t k = 0; k < count; k++) {
+    const struct tile_value *x = *state[k];
+    loaded[k] = operand_load_tokens(b, part_workspace(b, &layout, tensor_of(x), false),
+                                    place_of(b, &layout, x, k, part, exists), x->type);
   }
 }
 
 void split_load(struct build *b, struct tile_value *part, struct tile_value **const *state,
                 uint32_t count)
 {
-  struct part_layout layout;
-  lay_out(state, count, &layout);
-  for (uint32_t k = 0; k < count; k++) {
-    const struct tile_value *x = *state[k];
-    *state[k] = operand_load_tokens(b, part_workspace(b, &layout, tensor_of(x), false),
-                                    place_of(b, &layout, x, k, part), x->type);
+  struct tile_value *loaded[PASS_MAX_CARRIED];
+  load_part(b, part, NULL, state, loaded, count);
+  for (uint32_t k = 0; k < count; k++)
+    *state[k] = loaded[k];
+}
+
+/* What was loaded, or `nothing` where the part does not exist. Sums need no choice. */
+static struct tile_value *if_exists(struct build *b, struct tile_value *exists,
+                                    struct tile_value *loaded, struct tile_value *nothing)
+{
+  const enum tile_element element = loaded->type.element;
+  const enum expr_type type = tile_element_expr_type(element);
+  if (loaded->type.columns > 1)
+    return loaded;
+  struct tile_value *operands[] = {exists, loaded, nothing};
+  const struct expr *choice = expr_select(b->pool, expr_arg(b->pool, 0, EXPR_BOOL),
+                                          expr_arg(b->pool, 1, type), expr_arg(b->pool, 2, type));
+  return tile_map(&b->tile, element, choice, operands, 3);
+}
+
+static struct tile_value *has_part(struct build *b, struct tile_value *first, uint32_t n,
+                                   struct tile_value *parts)
+{
+  struct tile_value *operands[] = {first, parts};
+  const struct expr *number = expr_add(b->pool, argument(b, 0), expr_long(b->pool, n));
+  return tile_scalar(&b->tile, TILE_BOOL, expr_binary(b->pool, EXPR_LT, number, argument(b, 1)),
+                     operands, 2);
+}
+
+struct tile_value *split_has_rest(struct build *b, struct tile_value *first,
+                                  struct tile_value *parts)
+{
+  return has_part(b, first, 1, parts);
+}
+
+void split_load_rest(struct build *b, struct tile_value *first, struct tile_value *parts,
+                     struct tile_value **const *const *states, uint32_t several, uint32_t count)
+{
+  struct tile_value *(*loaded)[PASS_MAX_CARRIED] = arena_alloc(b->arena, sizeof(*loaded) * several);
+  struct tile_value **exist = ARENA_ARRAY(b->arena, struct tile_value *, several);
+  for (uint32_t n = 1; n < several; n++) {
+    struct tile_value *operands[] = {first, parts};
+    const struct expr *last = expr_sub(b->pool, argument(b, 1), expr_long(b->pool, 1));
+    const struct expr *number = expr_add(b->pool, argument(b, 0), expr_long(b->pool, n));
+    exist[n] = has_part(b, first, n, parts);
+    load_part(b, scalar(b, "part", smaller(b, number, last), operands, 2), exist[n], states[n],
+              loaded[n], count);
   }
+  for (uint32_t n = 1; n < several; n++)
+    for (uint32_t k = 0; k < count; k++)
+      *states[n][k] = if_exists(b, exist[n], loaded[n][k], *states[n][k]);
 }

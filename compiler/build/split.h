@@ -38,4 +38,13 @@ void split_store(struct build *b, struct tile_value *part, struct tile_value **c
 void split_load(struct build *b, struct tile_value *part, struct tile_value **const *state,
                 uint32_t count);
 
+/* Loads parts first + n for n from 1 to several - 1, of which those from `parts` on do not exist:
+ * `states[n]`, which is that of a row without keys, whose sums are 0, becomes that of the part, or
+ * stays. All is fetched before any of it is looked at. */
+void split_load_rest(struct build *b, struct tile_value *first, struct tile_value *parts,
+                     struct tile_value **const *const *states, uint32_t several, uint32_t count);
+/* Whether there is a part first + 1: BOOL scalar. */
+struct tile_value *split_has_rest(struct build *b, struct tile_value *first,
+                                  struct tile_value *parts);
+
 #endif

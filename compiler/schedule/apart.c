@@ -69,13 +69,14 @@ static bool is_fragment(const struct residence *r, const struct tile_value *valu
   return true;
 }
 
-/* Each warp can multiply its own columns of the first operand with its own rows of the second. */
+/* Each warp can multiply its own columns of the first operand with its own rows of the second.
+ * Where warps divide rows as well, the columns were divided for want of registers. */
 static bool divides_inner(const struct residence *r, const struct tile_op *product)
 {
   const struct tile_value *a = product->operands[0], *result = product->results[0];
   uint32_t step = a->type.element == TILE_F32 ? INNER_FLOAT : INNER_HALF;
   uint32_t registers = 4 * residence_row_blocks(r, result->type.rows) * all_blocks(result->type);
-  return !product->transpose_a && result->type.columns > 1 &&
+  return r->row_warps == 1 && !product->transpose_a && result->type.columns > 1 &&
          a->type.columns % (step * r->column_warps) == 0 && is_fragment(r, a) &&
          registers <= MOST_REGISTERS;
 }

@@ -2,11 +2,10 @@
 
 #include "compiler/schedule/residence.h"
 
-/* Indices, addresses and what a product has in flight, besides tiles. */
+/* Besides tiles, as ptxas has it: kernels with less room have spilled. */
 enum {
-  OTHER_REGISTERS = 88, /* as ptxas has it: kernels with less room have spilled */
-  LONG_FORMULA = 5,     /* operations on top of each other */
-  FORMULA_REGISTERS = 64
+  OTHER_REGISTERS = 48,  /* indices, addresses */
+  PRODUCT_REGISTERS = 40 /* and what a product has in flight */
 };
 
 enum state { ELSEWHERE, STREAMED, CODES, ELEMENTS }; /* the latter two: in shared memory */
@@ -100,7 +99,7 @@ static bool place_made(struct estimate *s, const struct tile_op *op)
     const struct tile_value *made =
         op->kind == TILE_CONVERT ? result : residence_made_of(s->where, op);
     allocate(s, residence_tile_bytes(made->type, residence_reader_of(s->where, made)));
-    *state_of(s, made) = ELEMENTS;
+    *state_of(s, result) = *state_of(s, made) = ELEMENTS;
     s->values[made->id].made = true;
     return true;
   }
@@ -304,24 +303,43 @@ static void add_value(const struct estimate *s, const struct tile_value *x, uint
   change[last_use] -= registers_of(s, x);
 }
 
-/* Elements of a long formula are computed several at a time; a product of f32 splits its operands
- * and has sums of its own. */
+/* Powers and the like are formulas of their own. */
+static bool is_long(const struct expr *e, uint32_t height)
+{
+  if (e->height >= height)
+    return true;
+  if (e->op == EXPR_POW || e->op == EXPR_SIN || e->op == EXPR_COS)
+    return true;
+  for (uint32_t k = 0; k < e->arg_count; k++)
+    if (is_long(e->args[k], height))
+      return true;
+  return false;
+}
+
+static bool is_float_product(const struct tile_op *op)
+{
+  return op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32;
+}
+
+/* Elements of a long formula are computed several at a time, half of them where a product of f32
+ * is in flight; that splits its operands and has sums of its own. */
 static uint32_t formula_registers(const struct estimate *s, const struct tile_op *op)
 {
   enum {
     FLOAT_ROWS = 48, /* of 16 rows: 4 blocks of sums, and one of the first operand in parts */
-    FEW = 4          /* of each element, where there are few */
+    LONG = 5         /* operations on top of each other */
   };
-  if (op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32)
-    return FLOAT_ROWS * residence_row_blocks(s->where, op->results[0]->type.rows);
-  bool pairs =
-      op->kind == TILE_MAP && op->results[0]->type.rows > 1 && op->results[0]->type.columns > 1;
-  if (!pairs || op->expr->height < LONG_FORMULA)
+  const struct tile_type type = op->result_count > 0 ? op->results[0]->type : (struct tile_type){0};
+  const uint32_t row_blocks = residence_row_blocks(s->where, type.rows);
+  if (is_float_product(op))
+    return FLOAT_ROWS * row_blocks;
+  if (op->kind != TILE_MAP || type.rows == 1 || type.columns == 1 || !is_long(op->expr, LONG))
     return 0;
-  const struct tile_type type = op->results[0]->type;
-  uint32_t most = FEW * 4 * residence_row_blocks(s->where, type.rows) *
-                  residence_column_blocks(s->where, type.columns);
-  return most < FORMULA_REGISTERS ? most : FORMULA_REGISTERS;
+  bool floats = false;
+  for (const struct tile_op *k = op->parent->first; k != NULL; k = k->next)
+    floats |= is_float_product(k);
+  const uint32_t elements = 4 * row_blocks * residence_column_blocks(s->where, type.columns);
+  return (elements < 64 ? 32 + elements / 2 : 64) + (floats ? FLOAT_ROWS / 2 : 0);
 }
 
 /* The most that values of this region and of those in it take at once. */
@@ -354,6 +372,17 @@ static int64_t registers_of_region(struct estimate *s, const struct tile_region 
   return most;
 }
 
+static bool has_product(const struct tile_region *region)
+{
+  bool has = false;
+  for (const struct tile_op *op = region->first; op != NULL && !has; op = op->next) {
+    has = op->kind == TILE_PRODUCT || op->kind == TILE_CONTRACT;
+    for (uint32_t k = 0; k < op->region_count && !has; k++)
+      has = has_product(op->regions[k]);
+  }
+  return has;
+}
+
 /* ---- programs ---- */
 
 struct budget budget_of_kernel(struct arena *arena, const struct tile_kernel *kernel,
@@ -364,7 +393,9 @@ struct budget budget_of_kernel(struct arena *arena, const struct tile_kernel *ke
                        .values = ARENA_ARRAY(arena, struct placed, kernel->value_count)};
   place_region(&s, kernel->body);
   struct budget budget = {.shared = s.peak};
-  budget.registers = OTHER_REGISTERS + (uint32_t)registers_of_region(&s, kernel->body);
+  if (has_product(kernel->body))
+    budget.registers = PRODUCT_REGISTERS;
+  budget.registers += OTHER_REGISTERS + (uint32_t)registers_of_region(&s, kernel->body);
   return budget;
 }
 

@@ -337,15 +337,19 @@ void tile_limit_rows(struct tile_builder *b, uint32_t rows, struct tile_value *l
 }
 
 void tile_limit_columns(struct tile_builder *b, struct tile_value *tile, const struct expr *first,
-                        const struct expr *end, struct tile_value *const *operands, size_t count)
+                        const struct expr *end, struct tile_value *const *operands, size_t count,
+                        struct tile_value *mask)
 {
-  struct tile_value **all = ARENA_ARRAY(arena_of(b), struct tile_value *, count + 1);
+  struct tile_value **all = ARENA_ARRAY(arena_of(b), struct tile_value *, count + 2);
   all[0] = tile;
   for (size_t k = 0; k < count; k++)
     all[k + 1] = operands[k];
-  struct tile_op *op = tile_op_new(b, TILE_LIMIT_COLUMNS, all, count + 1, NULL, 0);
+  all[count + 1] = mask;
+  size_t given = mask == NULL ? count + 1 : count + 2;
+  struct tile_op *op = tile_op_new(b, TILE_LIMIT_COLUMNS, all, given, NULL, 0);
   op->expr = first;
   op->expr2 = end;
+  op->masked = mask != NULL;
 }
 
 /* ---- control ---- */

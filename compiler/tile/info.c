@@ -97,6 +97,12 @@ uint32_t tile_elements_per_byte(enum dtype type)
   return type == DTYPE_I4 ? 2 : type == DTYPE_I2 ? 4 : 1;
 }
 
+uint32_t tile_limit_operands(const struct tile_op *op)
+{
+  uint32_t others = op->masked ? 2 : 1;
+  return op->operand_count < others ? 0 : op->operand_count - others;
+}
+
 uint32_t tile_first_index(enum tile_op_kind kind)
 {
   return kind == TILE_COPY_ASYNC ? 2 : kind == TILE_STORE || kind == TILE_ACCUMULATE ? 1 : 0;

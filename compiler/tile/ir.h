@@ -142,6 +142,7 @@ struct tile_op {
   uint32_t segment_count;        /* for_segments */
   uint32_t extra_count;          /* for_segments: operands of the tests */
   uint32_t rows;                 /* limit_rows */
+  bool masked;                   /* limit_columns: the last operand is a mask */
   const uint32_t *permutation;   /* permute */
   uint32_t site;                 /* check: index into the kernel's fault sites */
   uint32_t warps, registers;     /* role */
@@ -285,9 +286,12 @@ void tile_check(struct tile_builder *b, const struct expr *ok, const struct expr
                 uint32_t site, struct tile_value *const *operands, size_t count);
 void tile_limit_rows(struct tile_builder *b, uint32_t rows, struct tile_value *live);
 /* The expressions are LONG, over `operands` and TILE_I0, TILE_I1; columns [first, end) count from
- * the tile's first. */
+ * the tile's first. `mask`: or NULL. */
 void tile_limit_columns(struct tile_builder *b, struct tile_value *tile, const struct expr *first,
-                        const struct expr *end, struct tile_value *const *operands, size_t count);
+                        const struct expr *end, struct tile_value *const *operands, size_t count,
+                        struct tile_value *mask);
+/* Operands of the expressions of a limit_columns: from number 1 on. */
+uint32_t tile_limit_operands(const struct tile_op *op);
 /* Opens the region: later ops go into it until tile_end_region. */
 struct tile_op *tile_parallel(struct tile_builder *b, struct tile_value *const *extents,
                               size_t count);

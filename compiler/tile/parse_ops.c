@@ -482,7 +482,11 @@ static void parse_limit_columns(struct tile_parser *p, const struct results *res
   const struct expr *first = tile_parse_expr(p, operands.list.items + 1, count);
   tile_expect_word(p, "to");
   const struct expr *end = tile_parse_expr(p, operands.list.items + 1, count);
+  bool masked = tile_accept_word(p, "where");
+  if (masked)
+    add_value(p, &operands);
   struct tile_op *op = make(p, TILE_LIMIT_COLUMNS, &operands, results);
+  op->masked = masked;
   op->expr = first;
   op->expr2 = end;
 }

@@ -216,15 +216,20 @@ static void add_limit_columns(struct printer *p, const struct tile_op *op)
 {
   ADD(p, " ");
   add_value(p, operand(op, 0));
-  if (op->operand_count > 1) {
+  uint32_t count = tile_limit_operands(op);
+  if (count > 0) {
     ADD(p, " with (");
-    add_values(p, op->operands + 1, op->operand_count - 1);
+    add_values(p, op->operands + 1, count);
     ADD(p, ")");
   }
   ADD(p, " from ");
   add_expr(p, op->expr);
   ADD(p, " to ");
   add_expr(p, op->expr2);
+  if (op->masked) {
+    ADD(p, " where ");
+    add_value(p, operand(op, count + 1));
+  }
 }
 
 static void add_body(struct printer *p, const struct tile_op *op)

@@ -389,11 +389,15 @@ static bool check_limit_columns(struct tile_verifier *v, const struct tile_op *o
   const struct tile_op *def = op->operands[0]->def;
   if (def == NULL || def->parent != op->parent)
     return REJECT("the tile must be made in the same region");
-  for (uint32_t k = 1; k < op->operand_count; k++)
+  uint32_t count = tile_limit_operands(op);
+  for (uint32_t k = 1; k <= count; k++)
     if (operand_type(op, k).kind != TILE_KIND_SCALAR)
       return REJECT("operand %u is no scalar", k);
-  if (!tile_verify_expr(v, op, op->expr, op->operands + 1, op->operand_count - 1) ||
-      !tile_verify_expr(v, op, op->expr2, op->operands + 1, op->operand_count - 1))
+  struct tile_type tile = operand_type(op, 0), mask = operand_type(op, op->operand_count - 1);
+  if (op->masked && (!is_shaped(mask, tile.rows, tile.columns) || mask.element != TILE_BOOL))
+    return REJECT("the mask must be bool[%u,%u]", tile.rows, tile.columns);
+  if (!tile_verify_expr(v, op, op->expr, op->operands + 1, count) ||
+      !tile_verify_expr(v, op, op->expr2, op->operands + 1, count))
     return false;
   return (op->expr->type == EXPR_LONG && op->expr2->type == EXPR_LONG) ||
          REJECT("the columns must be longs");

@@ -4,15 +4,18 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The values of one (b, h), near ties left out. */
+/* The values of one (b, h), or of all heads of b; near ties left out. */
 struct slice {
   double *out, *ref, *naive;
   int64_t *place; /* number of the element within the slice, near ties counted */
   size_t count, capacity;
+  int64_t per_head; /* elements; place / per_head is the head, counted from the first one's */
 };
 
+/* Empty, with room for so many. */
 static bool reserve(struct slice *slice, size_t capacity)
 {
+  slice->count = 0;
   if (capacity <= slice->capacity)
     return true;
   double *values = mem_alloc_zeroed(capacity, 3 * sizeof(double));
@@ -28,7 +31,8 @@ static bool reserve(struct slice *slice, size_t capacity)
                           .ref = values + capacity,
                           .naive = values + 2 * capacity,
                           .place = place,
-                          .capacity = capacity};
+                          .capacity = capacity,
+                          .per_head = slice->per_head};
   return true;
 }
 
@@ -85,7 +89,8 @@ static void judge(const struct slice *slice, const char *name, int64_t b, int64_
   if (is_o)
     comparison->bound = error.bound;
   size_t worst = worst_element(slice);
-  int64_t place = slice->place[worst];
+  int64_t place = slice->place[worst] % slice->per_head;
+  h += slice->place[worst] / slice->per_head;
   comparison->out = slice->out[worst];
   comparison->ref = slice->ref[worst];
   int used = snprintf(comparison->where, sizeof(comparison->where), "%s[%lld, %lld, %lld", name,
@@ -110,41 +115,52 @@ static bool per_row(const struct subject *subject)
   return subject->is_o || (subject->kind != OUTPUT_MASS && subject->kind != OUTPUT_WEIGHTS);
 }
 
-/* Gathers (b, h) of the subject. `row`: where its rows begin among the reference's. */
-static bool gather(struct workload *workload, const struct subject *subject,
+/* Rows and columns of a head: of o its channels, of weights and mass the keys, else one. */
+struct extent {
+  int64_t rows, columns, width; /* width: 0 where a row is one number */
+};
+
+static struct extent extent_of(const struct workload *workload, const struct subject *subject,
+                               int64_t b)
+{
+  bool is_mass = !subject->is_o && subject->kind == OUTPUT_MASS;
+  struct extent extent = {.rows = is_mass ? 1 : workload_queries(workload, b), .columns = 1};
+  if (subject->is_o)
+    extent.columns = workload->spec->dim_v;
+  else if (!per_row(subject))
+    extent.columns = workload_keys(workload, b);
+  if (subject->is_o || (!is_mass && !per_row(subject)))
+    extent.width = extent.columns;
+  return extent;
+}
+
+/* Adds (b, h) of the subject, which has room. `row`: where its rows begin among the reference's. */
+static void gather(struct workload *workload, const struct subject *subject,
                    const struct ref_result *exact, int64_t b, int64_t h, uint32_t heads,
-                   int64_t row, struct slice *slice, int64_t *width)
+                   int64_t row, int64_t place, struct slice *slice)
 {
   const struct spec *spec = workload->spec;
-  int64_t queries = workload_queries(workload, b);
-  int64_t keys = workload_keys(workload, b);
   bool is_mass = !subject->is_o && subject->kind == OUTPUT_MASS;
-  int64_t rows = is_mass ? 1 : queries;
-  int64_t columns = subject->is_o ? spec->dim_v : per_row(subject) ? 1 : keys;
-  slice->count = 0;
-  *width = subject->is_o || (!is_mass && !per_row(subject)) ? columns : 0;
-  if (!reserve(slice, (size_t)(rows * columns)))
-    return false;
-  for (int64_t r = 0; r < rows; r++) {
+  struct extent extent = extent_of(workload, subject, b);
+  for (int64_t r = 0; r < extent.rows; r++) {
     if (!is_mass && exact->near_tie[row + r])
       continue;
     int64_t head = b * heads + h;
-    for (int64_t c = 0; c < columns; c++) {
-      int64_t from = (row + r) * columns + c;
-      int64_t at = workload_row(workload, b, h, r) * columns + c;
+    for (int64_t c = 0; c < extent.columns; c++) {
+      int64_t from = (row + r) * extent.columns + c;
+      int64_t at = workload_row(workload, b, h, r) * extent.columns + c;
       if (is_mass) {
         from = head * workload->keys + c;
         at = workload->ragged ? (workload->key_starts[b] + c) * spec->query_heads + h
-                              : (b * spec->query_heads + h) * keys + c;
+                              : (b * spec->query_heads + h) * extent.columns + c;
       } else if (!per_row(subject)) {
         from = (head * workload->queries + r) * workload->keys + c;
         at = workload_row(workload, b, h, r) * workload->keys + c;
       }
       add(slice, tensor_get(subject->tensor, at), subject->exact[from], subject->naive[from],
-          r * columns + c);
+          place + r * extent.columns + c);
     }
   }
-  return true;
 }
 
 /* Mass sums over rows: one near tie spoils it for the head. */
@@ -157,32 +173,36 @@ static bool has_near_tie(const struct ref_result *exact, int64_t row, int64_t ro
 }
 
 static bool compare_subject(struct workload *workload, const struct subject *subject,
-                            const struct ref_result *exact, uint32_t heads, struct slice *slice,
-                            struct comparison *comparison)
+                            const struct ref_result *exact, uint32_t heads, bool pools,
+                            struct slice *slice, struct comparison *comparison)
 {
   int64_t row = 0;
+  bool is_mass = !subject->is_o && subject->kind == OUTPUT_MASS;
+  uint32_t together = pools || is_mass ? heads : 1;
   for (int64_t b = 0; b < workload->batch; b++) {
     int64_t queries = workload_queries(workload, b);
-    for (int64_t h = 0; h < heads; h++, row += queries) {
-      int64_t width;
-      if (!subject->is_o && subject->kind == OUTPUT_MASS && has_near_tie(exact, row, queries))
-        continue;
-      if (!gather(workload, subject, exact, b, h, heads, row, slice, &width))
+    const struct extent extent = extent_of(workload, subject, b);
+    slice->per_head = extent.rows * extent.columns;
+    for (int64_t h = 0; h < heads; h += together) {
+      if (!reserve(slice, (size_t)(slice->per_head * together)))
         return false;
-      judge(slice, subject->name, b, h, width, comparison);
+      for (uint32_t n = 0; n < together; n++, row += queries)
+        if (!is_mass || !has_near_tie(exact, row, queries))
+          gather(workload, subject, exact, b, h + n, heads, row, n * slice->per_head, slice);
+      judge(slice, subject->name, b, h, extent.width, comparison);
     }
   }
   return true;
 }
 
 static bool compare_results(struct workload *workload, const struct ref_result *exact,
-                            const struct ref_result *naive, uint32_t heads,
+                            const struct ref_result *naive, uint32_t heads, bool pools,
                             struct comparison *comparison)
 {
   struct slice slice = {0};
   struct subject subject = {
       .tensor = &workload->o, .name = "o", .exact = exact->o, .naive = naive->o, .is_o = true};
-  bool good = compare_subject(workload, &subject, exact, heads, &slice, comparison);
+  bool good = compare_subject(workload, &subject, exact, heads, pools, &slice, comparison);
   for (uint32_t k = 0; k < workload->spec->output_count && good; k++) {
     char name[64];
     subject = (struct subject){.tensor = &workload->outputs[k],
@@ -190,14 +210,15 @@ static bool compare_results(struct workload *workload, const struct ref_result *
                                .exact = exact->outputs[k],
                                .naive = naive->outputs[k],
                                .kind = workload->spec->outputs[k].kind};
-    good = compare_subject(workload, &subject, exact, heads, &slice, comparison);
+    good = compare_subject(workload, &subject, exact, heads, pools, &slice, comparison);
   }
   mem_free(slice.out);
   mem_free(slice.place);
   return good;
 }
 
-bool compare_workload(struct workload *workload, uint32_t heads, struct comparison *comparison)
+static bool compare(struct workload *workload, uint32_t heads, bool pools,
+                    struct comparison *comparison)
 {
   *comparison = (struct comparison){.ok = true};
   struct ref_result exact;
@@ -212,8 +233,18 @@ bool compare_workload(struct workload *workload, uint32_t heads, struct comparis
   bool good = true;
   if (!exact.fault.raised)
     good = workload_reference(workload, REF_NAIVE, heads, &naive) &&
-           compare_results(workload, &exact, &naive, heads, comparison);
+           compare_results(workload, &exact, &naive, heads, pools, comparison);
   ref_result_free(&naive);
   ref_result_free(&exact);
   return good;
+}
+
+bool compare_workload(struct workload *workload, uint32_t heads, struct comparison *comparison)
+{
+  return compare(workload, heads, false, comparison);
+}
+
+bool compare_step(struct workload *workload, uint32_t heads, struct comparison *comparison)
+{
+  return compare(workload, heads, true, comparison);
 }

@@ -1,5 +1,6 @@
 /* Results of a launch against the reference, by the error rule of reference.h over each (b, h), for
- * o and every output.
+ * o and every output; for mass over each b. What is allowed follows from the naive evaluation's
+ * largest error in a slice: few numbers may be right by luck.
  */
 #ifndef ATTN_RUNTIME_ATTNC_COMPARE_H
 #define ATTN_RUNTIME_ATTNC_COMPARE_H
@@ -24,5 +25,7 @@ struct comparison {
 /* Runs the reference, exactly and naively, over the first `heads` query heads and compares. False
  * when out of memory. */
 bool compare_workload(struct workload *workload, uint32_t heads, struct comparison *comparison);
+/* The same of few rows: the rule is over all heads of a sequence. */
+bool compare_step(struct workload *workload, uint32_t heads, struct comparison *comparison);
 
 #endif

@@ -30,11 +30,13 @@ struct decode {
   int64_t checked;              /* steps that were compared, the prompt among them */
   struct comparison comparison; /* the worst of them */
   double widest_bound;          /* of o, over all of them */
-  bool quiet;            /* says nothing of a launch or append that fails: */
-  attn_status failed;    /* of the one that ended it */
-  char error[1024];
-  const char *no_prefill; /* why one launch on all tokens is not compared; may be given; else NULL */
-  double prefill_error;         /* largest difference of o to that of one launch */
+  /* Why one launch on all tokens is not compared; NULL. May be given. */
+  const char *no_prefill;
+  double prefill_error; /* largest difference of o to that of one launch */
+
+  bool quiet;         /* says nothing of a launch or append that fails, which is: */
+  attn_status failed; /* its status */
+  char error[1024];   /* and text */
 };
 
 /* A step while its batch is open: what it launches on. */

@@ -313,7 +313,7 @@ static void note(struct decode *decode, const struct comparison *comparison)
   worst->max_error = error;
 }
 
-static enum exit_status compare_step(struct decode *decode, struct decode_step *step,
+static enum exit_status compare_with_content(struct decode *decode, struct decode_step *step,
                                      struct content *content, const struct cache_spec *applied,
                                      struct expr_evaluator *evaluator)
 {
@@ -341,7 +341,7 @@ static enum exit_status compare_step(struct decode *decode, struct decode_step *
     take_results(step, &seen);
     int64_t scores = seen.batch * seen.queries * seen.keys * spec->query_heads;
     uint32_t heads = scores > MOST_SCORES ? spec->query_heads / spec->kv_heads : spec->query_heads;
-    status = compare_workload(&seen, heads, &comparison) ? EXIT_FINE : fail_memory();
+    status = compare_step(&seen, heads, &comparison) ? EXIT_FINE : fail_memory();
   }
   if (status == EXIT_FINE)
     note(decode, &comparison);
@@ -368,7 +368,7 @@ enum exit_status decode_check(struct decode *decode, struct decode_step *step)
   struct expr_evaluator *evaluator = expr_evaluator_new(&arena, spec->pool);
   enum exit_status status = content_load(decode, step, content);
   if (status == EXIT_FINE)
-    status = compare_step(decode, step, content, &applied, evaluator);
+    status = compare_with_content(decode, step, content, &applied, evaluator);
   content_free(content);
   mem_free(content);
   arena_free(&arena);
@@ -381,9 +381,9 @@ enum exit_status decode_check(struct decode *decode, struct decode_step *step)
 static bool reads_sizes(const struct spec *spec)
 {
   const struct expr *formulas[9 + 3 * SPEC_MAX_MAPS] = {
-      spec->value,         spec->mask,          spec->weight,
-      spec->post,          spec->select.always, spec->select.by,
-      spec->rotary.angle,  spec->rotary.gain,   spec->rotary.key_position};
+      spec->value,        spec->mask,          spec->weight,
+      spec->post,         spec->select.always, spec->select.by,
+      spec->rotary.angle, spec->rotary.gain,   spec->rotary.key_position};
   uint32_t count = 9;
   for (uint32_t m = 0; m < spec->map_count; m++) {
     formulas[count++] = spec->maps[m].score;
@@ -392,8 +392,8 @@ static bool reads_sizes(const struct spec *spec)
   }
   for (uint32_t n = 0; n < count; n++)
     if (formulas[n] != NULL &&
-        (expr_depends(formulas[n], EXPR_VAR_SIZE_NQ) || expr_depends(formulas[n], EXPR_VAR_SIZE_NK) ||
-         expr_depends(formulas[n], EXPR_VAR_OFFSET)))
+        (expr_depends(formulas[n], EXPR_VAR_SIZE_NQ) ||
+         expr_depends(formulas[n], EXPR_VAR_SIZE_NK) || expr_depends(formulas[n], EXPR_VAR_OFFSET)))
       return true;
   return spec->align == ALIGN_EXPR;
 }

@@ -29,12 +29,10 @@ static const struct {
     {"int8", "k = int8, v = int8"},
     {"int4, groups of 32, asymmetric",
      "k = int4(group = 32, asymmetric = true), v = int4(group = 32, asymmetric = true)"},
-    {"KIVI, int4",
-     "k = int4(axis = channel, group = 32, residual = 128, asymmetric = true), "
-     "v = int4(group = 32, residual = 128, asymmetric = true)"},
-    {"KIVI, int2",
-     "k = int2(axis = channel, group = 32, residual = 128, asymmetric = true), "
-     "v = int2(group = 32, residual = 128, asymmetric = true)"},
+    {"KIVI, int4", "k = int4(axis = channel, group = 32, residual = 128, asymmetric = true), "
+                   "v = int4(group = 32, residual = 128, asymmetric = true)"},
+    {"KIVI, int2", "k = int2(axis = channel, group = 32, residual = 128, asymmetric = true), "
+                   "v = int2(group = 32, residual = 128, asymmetric = true)"},
     {"KVQuant, int4",
      "k = int4(axis = channel, table = centroids), v = int4(asymmetric = true), rope = read"},
 };

@@ -36,7 +36,7 @@ struct progress {
 
 struct setup {
   const char *device;
-  bool few_blocks;  /* the device is one that interprets */
+  bool few_blocks; /* the device is one that interprets */
   bool caches;
   const char *keep; /* a folder for what fails, or NULL */
 };

@@ -46,7 +46,7 @@ static const char softmax[] =
     "      limit_columns %vis _RANGE_\n"
     "      %k: f32[_N_,_D_] = load k[%j, %z] rows 0 columns 1 live %all, %all\n"
     "_SCORES_"
-    "      limit_columns %x _RANGE_\n"
+    "      limit_columns %x _RANGE__WHERE_\n"
     "      %sh: f32[_M_,_N_] = map %vis, %x => select($0, $1, -inf)\n"
     "      %t: f32[_M_,1] = reduce max axis 1 %sh\n"
     "      %mn: f32[_M_,1] = map %mc, %t => max($0, $1)\n"
@@ -177,10 +177,18 @@ static void compare_windows(const char *text, struct sizes sizes, const struct s
   tile_code_close(&code);
 }
 
-static const char *program(const char *how, const char *what)
+/* The range of the scores: as that of the mask, made narrower by the mask, from the mask alone. */
+enum { RANGE, RANGE_AND_MASK, MASK, RANGES };
+
+static const char *program(const char *how, const char *what, int given)
 {
-  const char *text = replace(softmax, "_SCORES_", how);
-  return replace(replace(text, "_PAIRS_", what), "_RANGE_", range);
+  const char *text = replace(replace(softmax, "_SCORES_", how), "_PAIRS_", what);
+  if (given == MASK)
+    text = replace(text, "%x _RANGE_", "%x from 0L to 4096L");
+  text = replace(text, "_WHERE_", given == RANGE ? "" : " where %vis");
+  if (given == MASK)
+    text = replace(text, "limit_columns %vis _RANGE_\n", "");
+  return replace(text, "_RANGE_", range);
 }
 
 /* Tiles that are as wide as rows are long, that hold no whole register tile, of few rows. */
@@ -190,11 +198,12 @@ static const struct sizes sizes[] = {{40, 32, 8}, {33, 16, 16}, {20, 8, 4}, {17,
 START_TEST(scores_of_every_kind)
 {
   for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
-    const char *text = program(scores[_i], pairs[0]);
-    if (strstr(scores[_i], "store %p") != NULL)
-      text = replace(text, "tensor c f32[2]\n", "tensor c f32[2] written\n");
-    for (int k = 0; k < (s < 2 ? SCHEDULES : 1); k++)
+    for (int k = 0; k < (s < 2 ? SCHEDULES : 1); k++) {
+      const char *text = program(scores[_i], pairs[0], (int)(s + (size_t)k) % RANGES);
+      if (strstr(scores[_i], "store %p") != NULL)
+        text = replace(text, "tensor c f32[2]\n", "tensor c f32[2] written\n");
       compare_windows(text, sizes[s], &schedules[k]);
+    }
     arena_free(&arena);
   }
 }
@@ -204,7 +213,8 @@ START_TEST(uses_of_every_kind)
 {
   for (size_t s = 0; s < sizeof(sizes) / sizeof(*sizes); s++) {
     for (int k = 0; k < (s < 2 ? SCHEDULES : 1); k++)
-      compare_windows(program(scores[1], pairs[_i]), sizes[s], &schedules[k]);
+      compare_windows(program(scores[1], pairs[_i], (int)(s + (size_t)k) % RANGES), sizes[s],
+                      &schedules[k]);
     arena_free(&arena);
   }
 }
@@ -213,39 +223,50 @@ END_TEST
 #ifndef TILE_ON_DEVICE
 /* A program that breaks the rule, since the columns that it hides would count, shows them left out:
  * panels of 16 rows, columns in fours and no fewer than eight. */
-START_TEST(the_host_leaves_columns_out)
+static void expect_sums(const char *limit, int first, int span, const double *sums)
 {
   static const char text[] =
       "kernel t tensor s f32[1] written param first int param span int\n"
       "{\n%tasks: index = scalar => 1L\nparallel (%task) < (%tasks) {\n"
       "%z: index = scalar => 0L\n%one: index = scalar => 1L\n%all: index = scalar => 64L\n"
       "%rows: i32[48,1] = iota %z\n%keys: i32[1,64] = iota %z\n"
+      "%vis: bool[48,64] = map %rows, %keys => $0 + first <= $1 and $1 < $0 + first + span\n"
       "%x: f32[48,64] = map %rows, %keys => select($0 < 0 and $1 < 0, 2.0, 1.0)\n"
-      "limit_columns %x from tile_i0 + long(first) to tile_i1 + long(first) + long(span)\n"
-      "%s: f32[48,1] = reduce sum axis 1 %x\n"
+      "limit_columns %x _LIMIT_\n%s: f32[48,1] = reduce sum axis 1 %x\n"
       "store %s to s[%z] rows 0 live %all, %one\n}\n}\n";
+  const struct schedule schedule = {.lanes = 8, .row_vectors = 2, .column_registers = 6};
+  struct tile_code code;
+  const char *error = tile_code_open(&code, replace(text, "_LIMIT_", limit), &schedule);
+  ck_assert_msg(error == NULL, "%s", error);
+  struct tile_array s = array("s", 1, 48, 0);
+  struct tile_argument params[] = {{"first", first}, {"span", span}};
+  struct tile_launch launch = {&s, 1, params, 2, {0}};
+  error = tile_run(&code, &launch);
+  ck_assert_msg(error == NULL, "%s", error);
+  for (int64_t m = 0; m < 48; m++)
+    ck_assert_msg(tile_array_get(&s, m) == sums[m / 16], "%s, from %d, %d of them, row %d: %g",
+                  limit, first, span, (int)m, tile_array_get(&s, m));
+  tile_array_free(&s);
+  tile_code_close(&code);
+}
+
+START_TEST(the_host_leaves_columns_out)
+{
   static const struct {
     int first, span;
     double sums[3]; /* of a row of each panel */
   } cases[] = {{0, 1, {16, 16, 16}},  {-8, 9, {16, 24, 24}},      {3, 3, {24, 24, 24}},
                {30, 2, {20, 20, 8}},  {64, 5, {0, 0, 0}},         {-100, 1, {0, 0, 0}},
                {-15, 1, {8, 20, 20}}, {-4096, 8192, {64, 64, 64}}};
-  const struct schedule schedule = {.lanes = 8, .row_vectors = 2, .column_registers = 6};
-  struct tile_code code;
-  const char *error = tile_code_open(&code, text, &schedule);
-  ck_assert_msg(error == NULL, "%s", error);
+  static const char closed[] = "from tile_i0 + long(first) to tile_i1 + long(first) + long(span)";
   for (size_t k = 0; k < sizeof(cases) / sizeof(*cases); k++) {
-    struct tile_array s = array("s", 1, 48, 0);
-    struct tile_argument params[] = {{"first", cases[k].first}, {"span", cases[k].span}};
-    struct tile_launch launch = {&s, 1, params, 2, {0}};
-    error = tile_run(&code, &launch);
-    ck_assert_msg(error == NULL, "%s", error);
-    for (int64_t m = 0; m < 48; m++)
-      ck_assert_msg(tile_array_get(&s, m) == cases[k].sums[m / 16], "case %zu, row %d: %g", k,
-                    (int)m, tile_array_get(&s, m));
-    tile_array_free(&s);
+    expect_sums(closed, cases[k].first, cases[k].span, cases[k].sums);
+    expect_sums("from 0L to 64L where %vis", cases[k].first, cases[k].span, cases[k].sums);
   }
-  tile_code_close(&code);
+  /* no more than both say */
+  expect_sums("from 16L to 32L where %vis", -4096, 8192, (double[]){16, 16, 16});
+  expect_sums("from tile_i0 to 64L where %vis", 0, 1, (double[]){16, 16, 16});
+  expect_sums("from 32L to 16L where %vis", -4096, 8192, (double[]){0, 0, 0});
 }
 END_TEST
 #endif

@@ -92,6 +92,8 @@ static const struct {
     {"%b: f32[32,16] = map %a => $0\nlimit_columns %b with (%a) from 0L to 1L",
      "operand 1 is no scalar"},
     {"%b: f32[32,16] = map %a => $0\nlimit_columns %b from 0L to n", "must be longs"},
+    {"%b: f32[32,16] = map %a => $0\nlimit_columns %b from 0L to 1L where %a",
+     "mask must be bool[32,16]"},
     {"%b: f32[32,16] = map %a => $0\nlimit_columns %b from 0L to tile_j1", "tile_j1 cannot appear"},
     {"%b: index[4,4] = convert %a", "only scalars are of type index"},
     {"%b: f32[0,4] = splat %f", "1 to 4096"},

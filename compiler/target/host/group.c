@@ -154,12 +154,12 @@ static bool moves_freely(const struct tile_op *op)
          op->kind != TILE_CONTRACT && op->kind != TILE_LOAD;
 }
 
-bool host_group_flush_for(struct host *h, const struct tile_op *op)
+bool host_group_flush_for(struct host *h, struct tile_value *const *values, uint32_t value_count)
 {
   size_t count = h->group.count, needed = 0;
   bool *wanted = ARENA_ARRAY(h->arena, bool, h->kernel->value_count);
-  for (uint32_t k = 0; k < op->operand_count; k++)
-    wanted[op->operands[k]->id] = true;
+  for (uint32_t k = 0; k < value_count; k++)
+    wanted[values[k]->id] = true;
   struct tile_op **first = ARENA_ARRAY(h->arena, struct tile_op *, count);
   struct tile_op **rest = ARENA_ARRAY(h->arena, struct tile_op *, count);
   for (size_t k = count; k-- > 0;) {

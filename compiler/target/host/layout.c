@@ -4,7 +4,9 @@
 static void note_users(struct host *h, const struct tile_region *region)
 {
   for (struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->operand_count && op->kind != TILE_LIMIT_COLUMNS; k++)
+    /* Of a limit, only the mask is read. */
+    uint32_t first = op->kind != TILE_LIMIT_COLUMNS ? 0 : tile_limit_operands(op) + 1;
+    for (uint32_t k = first; k < op->operand_count; k++)
       vector_push(h->arena, &host_info(h, op->operands[k])->users, op);
     for (uint32_t k = 0; k < op->region_count; k++)
       note_users(h, op->regions[k]);

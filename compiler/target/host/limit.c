@@ -6,6 +6,7 @@
 static bool same_limit(const struct tile_op *a, const struct tile_op *b)
 {
   bool same = a->expr == b->expr && a->expr2 == b->expr2 && a->operand_count == b->operand_count &&
+              a->masked == b->masked &&
               a->operands[0]->type.columns == b->operands[0]->type.columns;
   for (uint32_t k = 1; same && k < a->operand_count; k++)
     same = a->operands[k] == b->operands[k];
@@ -60,7 +61,8 @@ static bool is_elementwise(const struct tile_op *op, uint32_t k)
   return false;
 }
 
-/* What is made of a tile element by element is limited as it is. */
+/* What is made of a tile element by element is limited as it is; of two limits a mask's leaves out
+ * more. */
 static void spread_forward(struct host *h, const struct tile_region *region)
 {
   for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
@@ -68,8 +70,9 @@ static void spread_forward(struct host *h, const struct tile_region *region)
       if (!is_elementwise(op, k) || !host_is_panel(h, op->results[0]))
         continue;
       struct host_info *info = host_info(h, op->results[0]);
-      if (info->limit == NULL)
-        info->limit = host_info(h, op->operands[k])->limit;
+      const struct tile_op *limit = host_info(h, op->operands[k])->limit;
+      if (limit != NULL && (info->limit == NULL || (limit->masked && !info->limit->masked)))
+        info->limit = limit;
     }
     for (uint32_t k = 0; k < op->region_count; k++)
       spread_forward(h, op->regions[k]);
@@ -141,30 +144,66 @@ static LLVMValueRef larger(struct emit *e, LLVMValueRef a, LLVMValueRef b)
   return emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){a, b}, 2);
 }
 
+/* The part of a range that lies in the tile. */
+static struct host_range inside(struct emit *e, struct host_range range, uint32_t columns)
+{
+  LLVMValueRef zero = emit_i64(e, 0), all = emit_i64(e, columns);
+  return (struct host_range){smaller(e, larger(e, range.first, zero), all),
+                             smaller(e, larger(e, range.end, zero), all)};
+}
+
 /* Rounded outwards, so that the inner loop of a product has no rest and a register tile fits. */
-static struct host_range rounded(struct host *h, LLVMValueRef first, LLVMValueRef end,
-                                 uint32_t columns)
+static struct host_range rounded(struct host *h, struct host_range range, uint32_t columns)
 {
   struct emit *e = &h->e;
-  LLVMValueRef zero = emit_i64(e, 0), all = emit_i64(e, columns);
   LLVMValueRef mask = emit_i64(e, -(int64_t)HOST_RANGE);
   int64_t least = (int64_t)h->schedule.column_registers + HOST_RANGE - 1;
   least -= least % HOST_RANGE;
-  first = smaller(e, larger(e, first, zero), all);
-  end = smaller(e, larger(e, end, zero), all);
-  LLVMValueRef empty = LLVMBuildICmp(e->builder, LLVMIntSGE, first, end, "");
-  first = LLVMBuildAnd(e->builder, first, mask, "");
+  LLVMValueRef empty = LLVMBuildICmp(e->builder, LLVMIntSGE, range.first, range.end, "");
+  LLVMValueRef first = LLVMBuildAnd(e->builder, range.first, mask, "");
   first = smaller(e, first, emit_i64(e, columns - least));
-  end = LLVMBuildAdd(e->builder, end, emit_i64(e, HOST_RANGE - 1), "");
+  LLVMValueRef end = LLVMBuildAdd(e->builder, range.end, emit_i64(e, HOST_RANGE - 1), "");
   end = LLVMBuildAnd(e->builder, end, mask, "");
   end = larger(e, end, LLVMBuildAdd(e->builder, first, emit_i64(e, least), ""));
   return (struct host_range){first, emit_select(e, empty, first, end)};
 }
 
+/* The first and the last column of the range in which some row of the panel is true. */
+static struct host_range masked(struct panel_loop *g, const struct tile_value *mask,
+                                struct host_range range)
+{
+  struct host *h = g->h;
+  struct emit *e = &h->e;
+  const struct host_range *own = panel_range(g, mask);
+  if (own != NULL)
+    range =
+        (struct host_range){larger(e, range.first, own->first), smaller(e, range.end, own->end)};
+  LLVMValueRef base = host_panel_base(h, mask, g->panel);
+  LLVMValueRef ends[2] = {emit_i64(e, mask->type.columns), emit_i64(e, 0)};
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, range.first, range.end, 1, ends, 2);
+  LLVMValueRef any = NULL;
+  for (uint32_t v = 0; v < h->schedule.row_vectors; v++) {
+    LLVMValueRef offset = LLVMBuildMul(e->builder, loop.index, emit_i64(e, h->panel_rows), "");
+    offset = LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), "");
+    LLVMValueRef lanes = panel_load_lanes(g, mask, base, offset);
+    any = any == NULL ? lanes : LLVMBuildOr(e->builder, any, lanes, "");
+  }
+  LLVMTypeRef bits = LLVMIntTypeInContext(e->context, e->lanes);
+  any = LLVMBuildICmp(e->builder, LLVMIntNE, LLVMBuildBitCast(e->builder, any, bits, ""),
+                      LLVMConstNull(bits), "");
+  LLVMValueRef next = LLVMBuildAdd(e->builder, loop.index, emit_i64(e, 1), "");
+  LLVMValueRef found[2] = {
+      emit_select(e, any, smaller(e, loop.carried[0], loop.index), loop.carried[0]),
+      emit_select(e, any, next, loop.carried[1])};
+  emit_loop_end(e, &loop, found);
+  return (struct host_range){loop.result[0], loop.result[1]};
+}
+
 /* Operands of the limit that were not lowered yet: it stands after the ops of this group. */
 static bool is_known(struct host *h, const struct tile_op *op)
 {
-  for (uint32_t k = 1; k < op->operand_count; k++)
+  for (uint32_t k = 1; k <= tile_limit_operands(op); k++)
     if (host_value(h, op->operands[k])->kind != HOST_SCALAR)
       return false;
   return true;
@@ -190,9 +229,16 @@ static void begin_limit(struct panel_loop *g, const struct tile_value *value)
   h->expression.variables[EXPR_VAR_TILE_I0] = first_row;
   h->expression.variables[EXPR_VAR_TILE_I1] =
       smaller(e, last_row, emit_i64(e, (int64_t)value->type.rows - 1));
-  LLVMValueRef first = emit_expression(&h->expression, op->expr);
-  LLVMValueRef end = emit_expression(&h->expression, op->expr2);
-  struct panel_limit limit = {op, rounded(h, first, end, value->type.columns)};
+  struct host_range range = {emit_expression(&h->expression, op->expr),
+                             emit_expression(&h->expression, op->expr2)};
+  range = inside(e, range, value->type.columns);
+  const struct tile_value *mask = op->operands[op->operand_count - 1];
+  if (op->masked && host_is_panel(h, mask) && host_value(h, mask)->kind == HOST_MEMORY &&
+      !host_value(h, mask)->per_panel && !host_is_pending(h, mask)) {
+    begin_limit(g, mask);
+    range = masked(g, mask, range);
+  }
+  struct panel_limit limit = {op, rounded(h, range, value->type.columns)};
   vector_push(h->arena, &g->limits, limit);
 }
 

@@ -447,7 +447,7 @@ static void settle_group(struct host *h, const struct tile_op *op)
   if (h->group.count == 0)
     return;
   bool all = writes_over(h, op) || memory_hazard(h->group.items, h->group.count, op);
-  if (all || (reads_pending(h, op) && !host_group_flush_for(h, op)))
+  if (all || (reads_pending(h, op) && !host_group_flush_for(h, op->operands, op->operand_count)))
     host_group_flush(h);
 }
 
@@ -470,8 +470,12 @@ static void settle_all(struct host *h)
 static void lower_op(struct host *h, struct tile_op *op)
 {
   uint32_t rows;
-  if (op->kind == TILE_LIMIT_COLUMNS)
-    return; /* noted before (limit.c): the tile may be pending */
+  if (op->kind == TILE_LIMIT_COLUMNS) { /* noted before (limit.c): the tile may be pending */
+    struct tile_value **mask = &op->operands[op->operand_count - 1];
+    if (op->masked && host_is_pending(h, *mask))
+      host_group_flush_for(h, mask, 1);
+    return;
+  }
   if (few_is_lazy(h, op)) {
     host_value(h, op->results[0])->kind = HOST_LAZY;
     return;

@@ -181,9 +181,9 @@ LLVMValueRef host_permuted_column(struct host *h, const struct tile_op *op,
 /* group.c */
 void host_group_add(struct host *h, struct tile_op *op, uint32_t rows);
 void host_group_flush(struct host *h);
-/* Does only what `op` needs of the pending ops, where these can go before the others; else false.
- */
-bool host_group_flush_for(struct host *h, const struct tile_op *op);
+/* Does only what these values need of the pending ops, where that can go before the others; else
+ * false. */
+bool host_group_flush_for(struct host *h, struct tile_value *const *values, uint32_t value_count);
 /* Whether the value is a result of a pending op. */
 bool host_is_pending(struct host *h, const struct tile_value *value);
 

@@ -1,5 +1,5 @@
-/* Keys that leave the cache, by attn/cache.h: as if they were hidden, and where nothing has to leave
- * as if there were no policy. */
+/* Keys that leave the cache, by attn/cache.h: as if they were hidden, and where nothing has to
+ * leave as if there were no policy. */
 #include "tests/numeric/cache_properties/model.h"
 
 #include <stdio.h>
@@ -17,8 +17,8 @@ static float of_kept(enum what what, int story, int64_t position, int head, int 
 
 #define RANKED "  mask causal\n  position rope\n"
 
-/* A ring, pages that attn_evict_streaming thins out before each token, and a launch on the keys that
- * are left give the same row. */
+/* A ring, pages that attn_evict_streaming thins out before each token, and a launch on the keys
+ * that are left give the same row. */
 START_TEST(streaming_in_three_ways)
 {
   enum { TOKENS = 40 };
@@ -67,8 +67,7 @@ END_TEST
 /* ---- H2O, SnapKV ---- */
 
 #define CAUSAL "  mask causal\n  position rope\n"
-#define HIDING                                                                                     \
-  "  input hidden : bool[B, NK]\n  mask causal and not hidden[b, j]\n  position rope\n"
+#define HIDING "  input hidden : bool[B, NK]\n  mask causal and not hidden[b, j]\n  position rope\n"
 
 enum { PROMPT = 37, AFTER = 6 };
 

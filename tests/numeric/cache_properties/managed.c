@@ -2,7 +2,7 @@
 #include "tests/numeric/cache_properties/model.h"
 
 attn_cache *managed_open(const struct model *m, uint32_t sequences, uint32_t layers,
-                              const uint32_t *producers)
+                         const uint32_t *producers)
 {
   attn_cache_options options = ATTN_CACHE_OPTIONS_INIT;
   attn_cache *cache;
@@ -26,7 +26,7 @@ void managed_ok(attn_status status)
 }
 
 void managed_step(attn_cache *cache, const struct model *m, const attn_sequence *sequences,
-                 const struct batch *batch, uint32_t layer, struct rows *rows)
+                  const struct batch *batch, uint32_t layer, struct rows *rows)
 {
   attn_cache_batch *open;
   const attn_named_tensor *tensors;

@@ -210,6 +210,10 @@ static attn_arguments arguments_of(const attn_named_tensor *cache, size_t count,
   arguments.cache_count = count;
   arguments.inputs = batch->inputs;
   arguments.input_count = batch->input_count;
+  for (int b = 0; b < batch->sequences && count > 0 && on_device(); b++) { /* it cannot look */
+    if (batch->lengths[b] > arguments.max_length)
+      arguments.max_length = batch->lengths[b];
+  }
   array_make(starts, ATTN_TYPE_I64, 1, (int64_t[]){batch->sequences + 1});
   memcpy(starts->host, p.starts, starts->bytes);
   array_upload(starts);

@@ -177,8 +177,8 @@ static void tree_step(attn_cache *cache, const struct model *m, attn_sequence se
   managed_step(cache, m, &sequence, batch, 0, rows);
 }
 
-/* Speculative decoding: each node of a drafted tree gets the row that decoding its branch gives, and
- * so does the token after the branch that is kept. */
+/* Speculative decoding: each node of a drafted tree gets the row that decoding its branch gives,
+ * and so does the token after the branch that is kept. */
 START_TEST(trees_are_branches)
 {
   struct draw draw = draw_of("trees", _i);

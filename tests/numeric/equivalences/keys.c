@@ -397,29 +397,6 @@ START_TEST(decoding)
 }
 END_TEST
 
-/* ---- 12, 13: layouts and codecs that launches cannot be given yet ---- */
-
-static const struct {
-  const char *name, *statements;
-} caches[] = {
-    {"12: paged = contiguous", USUAL "mask causal\ncache paged(page = 16)"},
-    {"12: ring = contiguous", USUAL "mask causal\ncache ring(capacity = 64, sinks = 4)"},
-    {"13: keys and values on the grid of int4 = exact",
-     USUAL "mask causal\ncache dense, k = int4(axis = channel, group = 16, residual = 16), "
-           "v = int4(axis = token)"},
-};
-
-START_TEST(cache)
-{
-  struct attention a;
-  if (!attention_open(&a, caches[_i].name, NULL, caches[_i].statements))
-    return;
-  attention_skip(caches[_i].name,
-                 "it compiles, but launches take no page table, ring or codes yet");
-  attention_close(&a);
-}
-END_TEST
-
 void keys_add(TCase *tests)
 {
   tcase_add_test(tests, last_row);
@@ -430,5 +407,4 @@ void keys_add(TCase *tests)
   tcase_add_test(tests, split_keys);
   tcase_add_test(tests, packed);
   tcase_add_loop_test(tests, decoding, 0, (int)(sizeof(decoded) / sizeof(*decoded)));
-  tcase_add_loop_test(tests, cache, 0, (int)(sizeof(caches) / sizeof(*caches)));
 }

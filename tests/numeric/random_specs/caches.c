@@ -13,9 +13,7 @@ void choose_layout(struct generator *g)
     g->layout = CACHE_RING;
     g->capacity = 1 + pick(g, 40);
     return;
-  default:
-    g->layout = CACHE_PAGED;
-    g->page = pages[pick(g, COUNT_OF(pages))];
+  default: g->layout = CACHE_PAGED; g->page = pages[pick(g, COUNT_OF(pages))];
   }
 }
 
@@ -29,8 +27,8 @@ static uint32_t group_of(struct generator *g, uint32_t n)
 static void option(struct generator *g, struct node *options, const char *name, uint32_t value)
 {
   if (value > 0)
-    node_add(g->arena, options, NEW(NODE_STATEMENT, "$ = $", word(g, "%s", name),
-                                    word(g, "%u", value)));
+    node_add(g->arena, options,
+             NEW(NODE_STATEMENT, "$ = $", word(g, "%s", name), word(g, "%u", value)));
 }
 
 /* A storage type in codes: its axis and groups, zeros, a residual, a rest. */
@@ -88,8 +86,8 @@ struct node *make_cache(struct generator *g)
   struct node *k = storage(g, "k", g->dim_qk);
   struct node *v = g->value_is_key ? word(g, "%s", "") : storage(g, "v", g->dim_v);
   bool reads = g->rotated && chance(g, 50);
-  const char *positions = chance(g, 70)                      ? ""
-                          : chance(g, 50)                    ? ", positions = stored"
+  const char *positions = chance(g, 70)          ? ""
+                          : chance(g, 50)        ? ", positions = stored"
                           : !g->rotated || reads ? ", positions = slot"
                                                  : "";
   return NEW(NODE_WORD, "  cache $$$$$\n", layout(g), k, v, word(g, reads ? ", rope = read" : ""),

@@ -207,10 +207,10 @@ static void judge_steps(const struct decode *decode, const struct trial_case *c,
     return;
   }
   bool lowered = strstr(decode->error, "not yet lowered") == NULL;
-  result->outcome = decode->failed == ATTN_ERROR_FAULT                ? TRIAL_FAULTS
-                    : decode->failed == ATTN_ERROR_SPEC && !lowered   ? TRIAL_SKIPPED
+  result->outcome = decode->failed == ATTN_ERROR_FAULT                    ? TRIAL_FAULTS
+                    : decode->failed == ATTN_ERROR_SPEC && !lowered       ? TRIAL_SKIPPED
                     : decode->failed != ATTN_OK || status == EXIT_MACHINE ? TRIAL_BROKEN
-                                                                      : TRIAL_SKIPPED;
+                                                                          : TRIAL_SKIPPED;
   snprintf(result->text, sizeof(result->text), "%s",
            decode->failed != ATTN_OK ? decode->error
                                      : "error[-]: not to be had in steps, or not to be checked");
