@@ -122,7 +122,9 @@ void pass_enter_tile(struct build *b, const struct pass *pass, struct pass_tile 
   const struct expr *visible = tile->partial ? pass->maps->visible : pass->maps->always_seen;
   tile->checks = pass->checks;
   tile->visible = expr_is_true(visible) ? NULL : build_value(b, frame_pair(), visible);
-  if (tile->limits != NULL && tile->visible != NULL)
+  /* What has no closed form is left to the mask itself, which is then made whole. */
+  struct tile_value *mask = b->visibility->keys.tested ? tile->visible : NULL;
+  if (tile->limits != NULL && tile->visible != NULL && mask == NULL)
     limit_tile(b, tile->limits, tile->visible, NULL);
   if (tile->checks != 0)
     check_formulas(b, pass, tile);
@@ -130,8 +132,7 @@ void pass_enter_tile(struct build *b, const struct pass *pass, struct pass_tile 
     if ((pass->wanted >> m & 1) != 0) {
       tile->scores[m] = build_tile(b, frame_pair(), pass->maps->items[m].score);
       if (tile->limits != NULL)
-        limit_tile(b, tile->limits, tile->scores[m],
-                   b->visibility->keys.tested ? tile->visible : NULL);
+        limit_tile(b, tile->limits, tile->scores[m], mask);
     }
 }
 

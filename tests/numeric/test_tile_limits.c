@@ -177,8 +177,9 @@ static void compare_windows(const char *text, struct sizes sizes, const struct s
   tile_code_close(&code);
 }
 
-/* The range of the scores: as that of the mask, made narrower by the mask, from the mask alone. */
-enum { RANGE, RANGE_AND_MASK, MASK, RANGES };
+/* The range of the scores: as that of the mask, made narrower by a mask that is whole, from the
+ * mask alone, another than that of the mask, which is not taken then. */
+enum { RANGE, RANGE_AND_MASK, MASK, OTHER, RANGES };
 
 static const char *program(const char *how, const char *what, int given)
 {
@@ -186,7 +187,7 @@ static const char *program(const char *how, const char *what, int given)
   if (given == MASK)
     text = replace(text, "%x _RANGE_", "%x from 0L to 4096L");
   text = replace(text, "_WHERE_", given == RANGE ? "" : " where %vis");
-  if (given == MASK)
+  if (given == MASK || given == RANGE_AND_MASK)
     text = replace(text, "limit_columns %vis _RANGE_\n", "");
   return replace(text, "_RANGE_", range);
 }

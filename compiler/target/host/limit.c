@@ -15,7 +15,11 @@ static bool same_limit(const struct tile_op *a, const struct tile_op *b)
 
 struct limits {
   struct host *h;
-  VECTOR(const struct tile_op *) known; /* no two are equal */
+  VECTOR(struct {
+    const struct tile_op *op; /* no two are equal */
+    bool dropped;
+  })
+  known;
 };
 
 static void note_op(struct limits *limits, const struct tile_op *op)
@@ -25,12 +29,17 @@ static void note_op(struct limits *limits, const struct tile_op *op)
   if (!host_is_panel(h, tile) || !host_product_has_ranges(h, tile->type.columns))
     return;
   size_t n = 0;
-  while (n < limits->known.count && !same_limit(limits->known.items[n], op))
+  while (n < limits->known.count && !same_limit(limits->known.items[n].op, op))
     n++;
-  if (n == limits->known.count)
-    vector_push(h->arena, &limits->known, op);
-  if (host_info(h, tile)->limit == NULL)
-    host_info(h, tile)->limit = limits->known.items[n];
+  if (n == limits->known.count) {
+    limits->known.items = vector_reserve(h->arena, limits->known.items, n, &limits->known.capacity,
+                                         sizeof(*limits->known.items));
+    limits->known.items[n].op = op;
+    limits->known.items[n].dropped = false;
+    limits->known.count++;
+  }
+  if (host_info(h, tile)->limit == NULL && !limits->known.items[n].dropped)
+    host_info(h, tile)->limit = limits->known.items[n].op;
 }
 
 static void note_ops(struct limits *limits, const struct tile_region *region)
@@ -61,22 +70,34 @@ static bool is_elementwise(const struct tile_op *op, uint32_t k)
   return false;
 }
 
-/* What is made of a tile element by element is limited as it is; of two limits a mask's leaves out
- * more. */
-static void spread_forward(struct host *h, const struct tile_region *region)
+/* What is made of a tile element by element is limited as it is. Returns a limit that meets another
+ * one, or leaves the panels: what was not computed for the one would be taken for the other. */
+static const struct tile_op *spread_op(struct host *h, const struct tile_op *op)
 {
-  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
-    for (uint32_t k = 0; k < op->operand_count; k++) {
-      if (!is_elementwise(op, k) || !host_is_panel(h, op->results[0]))
-        continue;
-      struct host_info *info = host_info(h, op->results[0]);
-      const struct tile_op *limit = host_info(h, op->operands[k])->limit;
-      if (limit != NULL && (info->limit == NULL || (limit->masked && !info->limit->masked)))
-        info->limit = limit;
-    }
-    for (uint32_t k = 0; k < op->region_count; k++)
-      spread_forward(h, op->regions[k]);
+  bool checks = op->kind == TILE_CHECK;
+  const struct tile_op *own = NULL, **limit = &own;
+  if (!checks && op->result_count == 1)
+    limit = &host_info(h, op->results[0])->limit;
+  for (uint32_t k = 0; k < op->operand_count; k++) {
+    const struct tile_op *other = host_info(h, op->operands[k])->limit;
+    if (other == NULL || !(checks || is_elementwise(op, k)))
+      continue;
+    if ((*limit != NULL && *limit != other) || (!checks && !host_is_panel(h, op->results[0])))
+      return other;
+    *limit = other;
   }
+  return NULL;
+}
+
+static const struct tile_op *spread_forward(struct host *h, const struct tile_region *region)
+{
+  const struct tile_op *met = NULL;
+  for (const struct tile_op *op = region->first; op != NULL && met == NULL; op = op->next) {
+    met = spread_op(h, op);
+    for (uint32_t k = 0; k < op->region_count && met == NULL; k++)
+      met = spread_forward(h, op->regions[k]);
+  }
+  return met;
 }
 
 /* The limit of everything that is made of the value, where that is one. */
@@ -117,10 +138,15 @@ void host_note_limits(struct host *h)
 {
   struct limits limits = {.h = h};
   note_ops(&limits, h->kernel->body);
-  if (limits.known.count == 0)
-    return;
-  spread_forward(h, h->kernel->body);
-  spread_backward(h, h->kernel->body);
+  for (const struct tile_op *met; (met = spread_forward(h, h->kernel->body)) != NULL;) {
+    for (size_t k = 0; k < limits.known.count; k++)
+      limits.known.items[k].dropped |= limits.known.items[k].op == met;
+    for (uint32_t k = 0; k < h->kernel->value_count; k++)
+      h->info[k].limit = NULL;
+    note_ops(&limits, h->kernel->body);
+  }
+  if (limits.known.count != 0)
+    spread_backward(h, h->kernel->body);
 }
 
 /* ---- the panel at hand ---- */
