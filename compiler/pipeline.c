@@ -254,6 +254,15 @@ static void enter_cache(struct build *b)
   b->added_inputs = applied.added_inputs;
 }
 
+/* Some processors have products of bf16, none of f16 that sum in f32. Few rows are converted as
+ * they are read. */
+static bool keeps_storage(const struct spec *spec, const struct compile_options *options)
+{
+  enum dtype type = spec->type == DTYPE_ANY ? options->type : spec->type;
+  return options->target != TARGET_HOST ||
+         (type == DTYPE_BF16 && options->kernel == KERNEL_FORWARD);
+}
+
 struct compiled *compile_build(struct arena *arena, const struct spec *spec,
                                const struct compile_options *options,
                                struct diagnostics *diagnostics)
@@ -267,7 +276,7 @@ struct compiled *compile_build(struct arena *arena, const struct spec *spec,
       .options = &used,
       .diagnostics = diagnostics,
       .pool = spec->pool,
-      .keeps_storage = options->target != TARGET_HOST,
+      .keeps_storage = keeps_storage(spec, options),
       .packed = {ragged, ragged},
       .added_inputs = SPEC_MAX_INPUTS,
   };

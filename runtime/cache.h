@@ -50,7 +50,7 @@ struct cache_sequence {
   uint32_t length;                   /* tokens at hand; of a ring all that were appended */
   uint32_t seen;                     /* tokens ever appended and not truncated */
   uint32_t settled;                  /* tokens that were chosen by attn_cache_keep */
-  uint32_t *pages;                   /* with room for those that an open batch appends */
+  uint32_t *pages;                   /* with room for those that an open batch appends or copies */
   uint32_t page_count, page_capacity;
 };
 
@@ -64,6 +64,7 @@ struct attn_cache {
   enum cache_layout layout; /* DENSE, PAGED or RING */
   bool stored;              /* positions */
   bool overwrites;          /* appending may write over older tokens */
+  uint32_t lag;             /* most tokens at hand that appending writes: those leave residuals */
   bool has_rows;            /* tensors have a row for each sequence */
   uint32_t page;            /* tokens of a block of slots */
   uint32_t layers, storages;
@@ -166,7 +167,8 @@ struct cache_entry {
   uint32_t number; /* or CACHE_NOBODY */
   uint32_t added;
   uint32_t pages_before; /* of the sequence, where it is appended to */
-  uint32_t replaced;     /* its last page before, which is shared, or CACHE_NO_PAGE */
+  uint32_t rewritten;    /* its last pages before that may be written; the list has those that were
+                            shared, or CACHE_NO_PAGE, behind its pages after */
   uint32_t pinned;       /* pages in the table */
 };
 

@@ -113,8 +113,7 @@ static attn_status admit_all(struct attn_cache *cache, struct attn_cache_batch *
   size_t n = 0;
   for (; n < batch->count; n++) {
     struct cache_entry *entry = &batch->entries[n];
-    *entry = (struct cache_entry){
-        .number = CACHE_NOBODY, .added = added == NULL ? 0 : added[n], .replaced = CACHE_NO_PAGE};
+    *entry = (struct cache_entry){.number = CACHE_NOBODY, .added = added == NULL ? 0 : added[n]};
     if (sequences[n] != 0)
       status = cache_find(cache, sequences[n], sink, &entry->number);
     else if (entry->added != 0)
@@ -312,7 +311,7 @@ static attn_status finish(struct attn_cache_batch *batch, bool commit)
     if (commit) {
       sequence->length += entry->added;
       sequence->seen += entry->added;
-    } else if (cache->layout == CACHE_PAGED) { /* a last page that was copied stays a copy */
+    } else if (cache->layout == CACHE_PAGED) { /* pages that were copied stay copies */
       cache_shrink_list(cache, sequence, entry->pages_before);
     }
   }

@@ -90,6 +90,7 @@ static attn_status allocate_host(struct attn_cache *cache, size_t bytes,
   if (cache->allocated == NULL)
     return error_report(sink, ATTN_ERROR_OUT_OF_MEMORY, "out of memory: the cache takes %zu bytes",
                         bytes);
+  mem_prefer_large_pages(cache->allocated, bytes + HOST_ALIGNMENT);
   const uintptr_t address = (uintptr_t)cache->allocated;
   cache->memory = (unsigned char *)cache->allocated + (HOST_ALIGNMENT - address % HOST_ALIGNMENT);
   return ATTN_OK;

@@ -303,8 +303,11 @@ attn_status cache_lay_out(struct attn_cache *cache, const attn_cache_options *op
     status = lay_out_array(cache, array, options, type, sink);
     if (status != ATTN_OK)
       return status;
-    if (array->kind == CACHE_ARRAY_RECENT)
-      cache->overwrites = cache->has_rows = true;
+    if (array->kind != CACHE_ARRAY_RECENT)
+      continue;
+    const uint32_t residual = (uint32_t)array->tensor->dims[1].size;
+    cache->overwrites = cache->has_rows = true;
+    cache->lag = residual > cache->lag ? residual : cache->lag;
   }
   return ATTN_OK;
 }

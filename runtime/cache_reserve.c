@@ -8,24 +8,37 @@ static uint32_t pages_after(const struct attn_cache *cache, const struct cache_e
   return cache_pages_of(cache, cache->sequences[entry->number].length + entry->added);
 }
 
-/* Gives the last page up where it may not be written. Sequences of the batch that share a page do
- * so one after the other: the last one may keep it if nobody else has it. Returns the pages that
- * the entry needs. */
-static uint64_t claim(struct attn_cache *cache, struct cache_entry *entry)
+/* Where the list keeps what the entry's rewritten pages were. */
+static uint32_t *pages_of_old(const struct attn_cache *cache, const struct cache_entry *entry)
 {
-  const struct cache_sequence *sequence = &cache->sequences[entry->number];
+  return cache->sequences[entry->number].pages + pages_after(cache, entry);
+}
+
+/* Gives up those of the last pages that may not be written: the last one, and those of tokens that
+ * leave a residual. Sequences of the batch that share a page do so one after the other: the last
+ * one may keep it if nobody else has it. Adds the pages that the entry needs; false when out of
+ * memory, with nothing given up. */
+static bool claim(struct attn_cache *cache, struct cache_entry *entry, uint64_t *needed)
+{
+  struct cache_sequence *sequence = &cache->sequences[entry->number];
+  const uint32_t length = sequence->length, lag = cache->lag < length ? cache->lag : length;
+  const uint32_t rewritten = sequence->page_count - (length - lag) / cache->page;
   entry->pages_before = sequence->page_count;
-  entry->replaced = CACHE_NO_PAGE;
-  uint64_t needed = pages_after(cache, entry) - sequence->page_count;
-  if (sequence->length % cache->page != 0) {
-    const uint32_t last = sequence->pages[sequence->page_count - 1];
-    if (!cache_page_is_own(cache, last)) {
-      cache->pages[last].owners--;
-      entry->replaced = last;
-      needed++;
-    }
+  if (!cache_reserve_list(sequence, pages_after(cache, entry) + rewritten))
+    return false;
+  entry->rewritten = rewritten;
+  *needed += pages_after(cache, entry) - sequence->page_count;
+  uint32_t *old = pages_of_old(cache, entry);
+  for (uint32_t n = 0; n < rewritten; n++) {
+    const uint32_t page = sequence->pages[entry->pages_before - rewritten + n];
+    const bool own = cache_page_is_own(cache, page);
+    old[n] = own ? CACHE_NO_PAGE : page;
+    if (own)
+      continue;
+    cache->pages[page].owners--;
+    ++*needed;
   }
-  return needed;
+  return true;
 }
 
 static bool appends(const struct cache_entry *entry)
@@ -38,20 +51,29 @@ static bool appends(const struct cache_entry *entry)
 static void take(struct attn_cache *cache, const struct cache_entry *entry)
 {
   struct cache_sequence *sequence = &cache->sequences[entry->number];
-  if (entry->replaced != CACHE_NO_PAGE)
-    sequence->pages[sequence->page_count - 1] = cache_take_page(cache);
+  const uint32_t *old = pages_of_old(cache, entry);
+  for (uint32_t n = 0; n < entry->rewritten; n++) {
+    if (old[n] != CACHE_NO_PAGE)
+      sequence->pages[entry->pages_before - entry->rewritten + n] = cache_take_page(cache);
+  }
   for (const uint32_t after = pages_after(cache, entry); sequence->page_count < after;)
     sequence->pages[sequence->page_count++] = cache_take_page(cache);
 }
 
-static attn_status copy_last_page(const struct attn_cache *cache, const struct cache_entry *entry,
-                                  const struct error_sink *sink)
+static attn_status copy_pages(const struct attn_cache *cache, const struct cache_entry *entry,
+                              const struct error_sink *sink)
 {
   const struct cache_sequence *sequence = &cache->sequences[entry->number];
-  if (entry->replaced == CACHE_NO_PAGE)
-    return ATTN_OK;
-  return cache_copy_block(cache, sequence->pages[entry->pages_before - 1], entry->replaced,
-                          sequence->length % cache->page, sink);
+  const uint32_t *old = pages_of_old(cache, entry);
+  attn_status status = ATTN_OK;
+  for (uint32_t n = 0; n < entry->rewritten && status == ATTN_OK; n++) {
+    const uint32_t at = entry->pages_before - entry->rewritten + n;
+    const uint32_t left = sequence->length - at * cache->page;
+    if (old[n] != CACHE_NO_PAGE)
+      status = cache_copy_block(cache, sequence->pages[at], old[n],
+                                left < cache->page ? left : cache->page, sink);
+  }
+  return status;
 }
 
 void cache_unreserve(struct attn_cache *cache, struct attn_cache_batch *batch, size_t count)
@@ -61,14 +83,17 @@ void cache_unreserve(struct attn_cache *cache, struct attn_cache_batch *batch, s
     if (!appends(entry))
       continue;
     struct cache_sequence *sequence = &cache->sequences[entry->number];
+    const uint32_t *old = pages_of_old(cache, entry);
     cache_shrink_list(cache, sequence, entry->pages_before);
-    if (entry->replaced == CACHE_NO_PAGE)
-      continue;
-    uint32_t *last = &sequence->pages[entry->pages_before - 1];
-    if (*last != entry->replaced)
-      cache_drop_page(cache, *last);
-    *last = entry->replaced;
-    cache->pages[entry->replaced].owners++;
+    for (uint32_t k = 0; k < entry->rewritten; k++) {
+      uint32_t *page = &sequence->pages[entry->pages_before - entry->rewritten + k];
+      if (old[k] == CACHE_NO_PAGE)
+        continue;
+      if (*page != old[k])
+        cache_drop_page(cache, *page);
+      *page = old[k];
+      cache->pages[old[k]].owners++;
+    }
   }
 }
 
@@ -85,8 +110,7 @@ attn_status cache_reserve(struct attn_cache *cache, struct attn_cache_batch *bat
     struct cache_entry *entry = &batch->entries[claimed];
     if (!appends(entry))
       continue;
-    needed += claim(cache, entry);
-    room = cache_reserve_list(&cache->sequences[entry->number], pages_after(cache, entry));
+    room = claim(cache, entry, &needed);
   }
   if (!room)
     status = error_out_of_memory(sink);
@@ -98,7 +122,7 @@ attn_status cache_reserve(struct attn_cache *cache, struct attn_cache_batch *bat
   }
   for (size_t n = 0; n < batch->count && status == ATTN_OK; n++) {
     if (appends(&batch->entries[n]))
-      status = copy_last_page(cache, &batch->entries[n], sink);
+      status = copy_pages(cache, &batch->entries[n], sink);
   }
   if (status != ATTN_OK)
     cache_unreserve(cache, batch, claimed);

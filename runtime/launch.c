@@ -5,6 +5,7 @@
 #include "runtime/cuda_launch.h"
 #include "runtime/launch_plan.h"
 #include "runtime/program.h"
+#include "runtime/task_order.h"
 
 #include <string.h>
 
@@ -12,7 +13,8 @@ struct launch {
   struct attn_context *context;
   struct block *block;
   struct launch_space space; /* of the block */
-  size_t slots_offset, scratch_offset, scratch_stride;
+  size_t slots_offset, scratch_offset, scratch_stride, order_offset;
+  struct task_order order;
   struct launch_plan plan;
 };
 
@@ -35,6 +37,17 @@ static bool plan_kernels(struct launch *l)
          launch_reserve(&l->space, all, &l->scratch_offset);
 }
 
+/* Threads that are alone take tasks as they come. */
+static bool plan_order(struct launch *l)
+{
+  size_t bytes;
+  l->order = (struct task_order){0, NULL};
+  if (thread_pool_count(l->context->threads) > 1)
+    l->order.count = task_order_room(&l->plan);
+  return !__builtin_mul_overflow((size_t)l->order.count, sizeof(struct task_sequence), &bytes) &&
+         launch_reserve(&l->space, bytes, &l->order_offset);
+}
+
 static bool plan(struct launch *l)
 {
   struct launch_plan *p = &l->plan;
@@ -42,7 +55,7 @@ static bool plan(struct launch *l)
     if (arena_guard(&p->evaluator->arena) || !launch_plan_workspaces(p, &l->space))
       return false;
   }
-  return plan_kernels(l) && launch_plan_packed(p, &l->space) &&
+  return plan_kernels(l) && plan_order(l) && launch_plan_packed(p, &l->space) &&
          launch_plan_starts(p, &l->space, false) && launch_plan_rotary(p, &l->space) &&
          launch_plan_summaries(p, &l->space);
 }
@@ -94,6 +107,8 @@ static attn_status fill(struct launch *l)
       tensor_copy(packed->tensor, &packed->original);
   }
   fill_starts(l);
+  if (l->order.count != 0)
+    task_order_sort(p, (struct task_sequence *)(void *)(data + l->order_offset), &l->order);
   for (uint32_t n = 0; n < SPEC_MAX_INPUTS; n++) {
     uint32_t input;
     if (!launch_summary_input(p, n, &input))
@@ -115,13 +130,16 @@ static attn_status fill(struct launch *l)
 struct kernel_job {
   const struct unit_kernel *kernel;
   const int64_t *slots;
+  const struct task_order *order;
+  int64_t tasks;
   unsigned char *scratch;
   size_t scratch_stride;
 };
 
-static void run_task(void *user, int64_t task, unsigned worker)
+static void run_task(void *user, int64_t number, unsigned worker)
 {
   const struct kernel_job *job = user;
+  const int64_t task = task_order_at(job->order, job->tasks, number);
   job->kernel->run(job->slots, task, job->scratch + worker * job->scratch_stride);
 }
 
@@ -135,8 +153,15 @@ static attn_status run_kernels(struct launch *l)
     attn_status status = launch_fill_slots(p, kernel->tile, slots, (int64_t)(intptr_t)&fault);
     if (status != ATTN_OK)
       return status;
-    struct kernel_job job = {kernel, slots, l->block->data + l->scratch_offset, l->scratch_stride};
-    thread_pool_run(l->context->threads, kernel->tasks(slots), run_task, &job);
+    struct kernel_job job = {
+        .kernel = kernel,
+        .slots = slots,
+        .order = &l->order,
+        .tasks = kernel->tasks(slots),
+        .scratch = l->block->data + l->scratch_offset,
+        .scratch_stride = l->scratch_stride,
+    };
+    thread_pool_run(l->context->threads, job.tasks, run_task, &job);
     if (fault.raised != 0) {
       struct tile_fault_site site = launch_fault_site(p->unit->spec, kernel->tile, fault.site);
       return launch_report_fault(p->unit, p->sink, "", &site, fault.index,

@@ -1,7 +1,9 @@
-#define _GNU_SOURCE /* sched_getaffinity */
+#define _GNU_SOURCE /* pthread_attr_setaffinity_np */
 #include "runtime/threads.h"
 
 #include "dsl/base/memory.h"
+#include "runtime/openmp.h"
+#include "runtime/processors.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -11,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 struct job {
   thread_task *run;
@@ -28,6 +29,9 @@ struct worker {
 
 struct thread_pool {
   unsigned count;
+  struct openmp openmp;
+  cpu_set_t affinity; /* of the thread that made the pool, where it has one */
+  bool has_affinity;
   pthread_mutex_t turn;  /* held by the caller whose job runs */
   pthread_mutex_t state; /* guards what follows */
   pthread_cond_t work;   /* a job was opened, or the pool ends */
@@ -82,6 +86,8 @@ struct thread_pool *thread_pool_new(unsigned count)
   if (pool == NULL)
     return NULL;
   pool->count = count;
+  openmp_find(&pool->openmp);
+  pool->has_affinity = sched_getaffinity(0, sizeof(pool->affinity), &pool->affinity) == 0;
   pthread_mutex_init(&pool->turn, NULL);
   pthread_mutex_init(&pool->state, NULL);
   pthread_cond_init(&pool->work, NULL);
@@ -103,6 +109,7 @@ void thread_pool_free(struct thread_pool *pool)
   pthread_cond_destroy(&pool->work);
   pthread_mutex_destroy(&pool->state);
   pthread_mutex_destroy(&pool->turn);
+  openmp_release(&pool->openmp);
   mem_free(pool);
 }
 
@@ -118,19 +125,25 @@ static void start_workers(struct thread_pool *pool)
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
+  /* The caller may be bound to one processor, which its workers would inherit. */
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  if (pool->has_affinity)
+    pthread_attr_setaffinity_np(&attributes, sizeof(pool->affinity), &pool->affinity);
   for (unsigned n = 0; n + 1 < pool->count; n++) {
     struct worker *worker = &pool->workers[n];
     *worker = (struct worker){.pool = pool, .number = n + 1};
-    if (pthread_create(&worker->thread, NULL, work, worker) != 0)
+    if (pthread_create(&worker->thread, &attributes, work, worker) != 0)
       break;
     pool->started++;
   }
+  pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void thread_pool_run(struct thread_pool *pool, int64_t tasks, thread_task *run, void *user)
 {
-  if (tasks <= 1 || pool->count == 1) {
+  if (tasks <= 1 || pool->count == 1 || openmp_in_parallel(&pool->openmp)) {
     for (int64_t task = 0; task < tasks; task++)
       run(user, task, 0);
     return;
@@ -162,19 +175,6 @@ void thread_pool_run(struct thread_pool *pool, int64_t tasks, thread_task *run, 
   pthread_mutex_unlock(&pool->turn);
 }
 
-static unsigned available_processors(void)
-{
-  cpu_set_t set;
-  int count = 0;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    count = CPU_COUNT(&set);
-  } else { /* more processors than a cpu_set_t holds */
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    count = online > THREADS_MAX ? THREADS_MAX : (int)online;
-  }
-  return count < 1 ? 1 : count > THREADS_MAX ? THREADS_MAX : (unsigned)count;
-}
-
 bool thread_count_choose(unsigned requested, const char *environment, unsigned *count, char *error,
                          size_t error_size)
 {
@@ -187,7 +187,8 @@ bool thread_count_choose(unsigned requested, const char *environment, unsigned *
     return true;
   }
   if (environment == NULL || environment[0] == '\0') {
-    *count = available_processors();
+    const unsigned available = processors_available();
+    *count = available < THREADS_MAX ? available : THREADS_MAX;
     return true;
   }
   char *end;

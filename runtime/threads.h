@@ -5,8 +5,10 @@
  * which thread runs a task varies and nothing that a task writes may depend on it.
  *
  * Any number of threads may call thread_pool_run on one pool: their jobs run one after the other,
- * so that together they never use more than `count` threads. Jobs of one task, and all jobs of a
- * pool of one, run in the caller at once and do not wait.
+ * so that together they never use more than `count` threads. Jobs of one task, all jobs of a pool
+ * of one, and jobs of a caller in a parallel region of OpenMP, whose siblings have the processors,
+ * run in the caller at once and do not wait. For OpenMP runtimes that are loaded before the pool is
+ * made.
  */
 #ifndef ATTN_RUNTIME_THREADS_H
 #define ATTN_RUNTIME_THREADS_H
@@ -23,7 +25,8 @@ typedef void thread_task(void *user, int64_t task, unsigned worker);
 struct thread_pool;
 
 /* NULL when out of memory. 1 <= count <= THREADS_MAX. Workers start with the first job that needs
- * them; should the system refuse some, jobs run on those that started. */
+ * them and may run where the calling thread may run now; should the system refuse some, jobs run on
+ * those that started. */
 struct thread_pool *thread_pool_new(unsigned count);
 /* No job may be running. NULL is fine. */
 void thread_pool_free(struct thread_pool *pool);
@@ -34,7 +37,7 @@ unsigned thread_pool_count(const struct thread_pool *pool);
 void thread_pool_run(struct thread_pool *pool, int64_t tasks, thread_task *run, void *user);
 
 /* How many threads a context gets: `requested` when it is not 0, else the environment's
- * ATTN_NUM_THREADS, else the processors in the calling thread's affinity mask. False, with a text
+ * ATTN_NUM_THREADS, else processors_available(). False, with a text
  * in `error`, when one of them is no number from 1 to THREADS_MAX. */
 bool thread_count_choose(unsigned requested, const char *environment, unsigned *count, char *error,
                          size_t error_size);

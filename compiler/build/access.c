@@ -169,6 +169,28 @@ const struct expr *access_recent_from(struct build *b, uint32_t source, const st
   return largest(b, expr_sub(b->pool, total, newest), integer(b, 0));
 }
 
+/* access_recent_from as a key; NULL without a residual. */
+static const struct expr *recent_from(struct build *b, uint32_t source, const struct expr *sequence)
+{
+  const struct spec_storage *storage = cache_storage(b->cache->spec, source);
+  if (storage->residual == 0)
+    return NULL;
+  const struct expr *from = access_recent_from(b, source, access_total(b, sequence));
+  const struct expr *gone = lost(b, sequence);
+  return gone == NULL ? from : expr_sub(b->pool, from, gone);
+}
+
+const struct expr *access_recent_keys(struct build *b)
+{
+  if (!b->reads_cache)
+    return NULL;
+  const struct expr *sequence = build_var(b, EXPR_VAR_B);
+  const struct expr *k = recent_from(b, EXPR_TENSOR_K, sequence);
+  const struct expr *v =
+      b->cache->spec->value_is_key ? NULL : recent_from(b, EXPR_TENSOR_V, sequence);
+  return k == NULL ? v : v == NULL ? k : least(b, k, v);
+}
+
 /* ---- elements ---- */
 
 bool access_is_cached(const struct build *b, uint32_t tensor)
@@ -271,12 +293,9 @@ static void parts_of_source(struct build *b, uint32_t source, const struct place
     if (storage->asymmetric)
       parts->codes = expr_add(pool, parts->codes, scale_of(b, CACHE_ZERO, source, place));
   }
-  if (storage->residual > 0) {
-    const struct expr *gone = lost(b, place->sequence);
+  if (storage->residual > 0 && !(b->before_recent && expr_is_var(place->key, EXPR_VAR_J))) {
     parts->recent = element(b, find(b, source, CACHE_RECENT), EXPR_FLOAT, place);
-    parts->from = access_recent_from(b, source, access_total(b, place->sequence));
-    if (gone != NULL)
-      parts->from = expr_sub(pool, parts->from, gone);
+    parts->from = recent_from(b, source, place->sequence);
     parts->key = place->key;
   }
   parts->channels = cache_channels(spec, source);

@@ -37,6 +37,9 @@ const struct expr *access_length(struct build *b, const struct expr *sequence);
 /* INT: where `recent` of K or V begins: tokens from there on have not left the residual. For
  * `total` tokens that the sequence has. */
 const struct expr *access_recent_from(struct build *b, uint32_t source, const struct expr *total);
+/* INT over b: keys from here on are in the residual of K, of V or of both; NULL: there is none. In
+ * tiles of keys that lie before it (b->before_recent) reads of key j find no residual. */
+const struct expr *access_recent_keys(struct build *b);
 /* INT: all tokens that the sequence has: `seen` of a ring with stored positions, else `lengths`. */
 const struct expr *access_total(struct build *b, const struct expr *sequence);
 
@@ -52,7 +55,7 @@ struct access_parts {
   const struct expr *data;    /* the code, or the element, as it is stored */
   const struct expr *scale;   /* FLOAT, NULL where not quantised */
   const struct expr *codes;   /* `data` dequantised */
-  const struct expr *recent;  /* its value in the residual; NULL: there is none */
+  const struct expr *recent;  /* its value in the residual; NULL: it is not there */
   const struct expr *from;    /* with `recent`: keys from here on are recent; INT over b */
   const struct expr *key;     /* with `recent`: the key */
   const struct expr *rest;    /* its value among channels without codes; NULL: there are none */

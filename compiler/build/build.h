@@ -85,6 +85,7 @@ struct build {
   struct tile_value *row_base, *head_base, *key_base; /* index: r0, h0, j0 of the tile */
   struct tile_value *live_rows, *live_keys;           /* index: of the tile */
   struct tile_value **cut_segments; /* ends of the segments of a part of the keys; NULL for all */
+  bool before_recent;               /* keys at hand lie before every residual: access.h */
   bool cascades;        /* a shared prefix is walked by a kernel of its own: cascade.h */
   uint32_t prefix_rows; /* rows of q, of all sequences, in one of its tiles */
   const struct expr *flat_sequence; /* INT over EXPR_VAR_T: in that kernel, a row's sequence; else

@@ -408,98 +408,115 @@ static void build_part(struct build *b)
  * registers hold. Those that the last turn lacks are as good as empty, which changes no bit. */
 static uint32_t parts_at_once(const struct build *b, const struct pass *state)
 {
-  enum { REGISTERS = 220, MADE = 3 /* parts that merging makes */, MOST = 8, WARP = 32, ROWS = 16 };
+  enum { REGISTERS = 200, MADE = 2 /* of the size of a part: what they are added to */ };
+  enum { BLOCK_ROWS = 16, BLOCK_COLUMNS = 8, BLOCK_REGISTERS = 4 };
   const struct schedule *s = &b->options->schedule;
   if (b->options->target == TARGET_HOST)
     return 1;
-  const uint32_t threads = WARP * s->warps, row_step = ROWS * (s->warps / s->column_warps);
+  const uint32_t row_step = BLOCK_ROWS * (s->warps / s->column_warps);
+  const uint32_t column_step = BLOCK_COLUMNS * s->column_warps;
   uint32_t registers = 0;
   for (uint32_t k = 0; k < state->carried_count; k++) {
     const struct tile_type type = (*state->carried[k])->type;
-    registers += type.columns == 1 ? 2 * ((type.rows + row_step - 1) / row_step)
-                                   : (type.rows * type.columns + threads - 1) / threads;
+    const uint32_t row_blocks = (type.rows + row_step - 1) / row_step;
+    const uint32_t column_blocks = (type.columns + column_step - 1) / column_step;
+    registers += row_blocks * (type.columns == 1 ? 2 : BLOCK_REGISTERS * column_blocks);
   }
-  uint32_t parts = 1;
-  while (parts < MOST && (2 * parts + MADE) * registers <= REGISTERS)
-    parts *= 2;
-  return parts;
+  const uint32_t parts = REGISTERS / registers;
+  return parts <= MADE + 1 ? 1 : parts - MADE > ROWS_MAX_PARTS ? ROWS_MAX_PARTS : parts - MADE;
 }
 
-static void merge_into(struct build *b, struct forward *f, const struct forward *part)
+static void merge_into(struct build *b, struct forward *f, const struct forward *parts,
+                       uint32_t count)
 {
   for (uint32_t m = 0; m < f->maps.count; m++) {
     struct build_map *map = &f->maps.items[m];
-    map->algebra->merge(&b->tile, &map->state, f->accumulators[m], &part->maps.items[m].state,
-                        part->accumulators[m], f->maps.in_walk[m] != NULL ? f->sums.count : 0);
+    struct row_part found[ROWS_MAX_PARTS];
+    for (uint32_t n = 0; n < count; n++)
+      found[n] = (struct row_part){&parts[n].maps.items[m].state, parts[n].accumulators[m]};
+    map->algebra->merge(&b->tile, &map->state, f->accumulators[m],
+                        f->maps.in_walk[m] != NULL ? f->sums.count : 0, found, count);
   }
 }
 
-/* Parts after the first, where there are any: all are merged in pairs, then what is left of these
- * in pairs. */
-static void merge_rest(struct build *b, struct forward *parts,
-                       struct tile_value **const *const *states, uint32_t several, uint32_t count,
-                       struct tile_value *first, struct tile_value *end)
+/* What is merged: the state of the rows so far, and those of the parts of a turn. */
+struct merging {
+  struct forward *whole, *parts;
+  struct pass state;                  /* whose carried values are those of `whole` */
+  struct tile_value **const **states; /* likewise, of each part */
+  uint32_t several;
+};
+
+/* Merges part `first` and, where there are any, those that follow it in the turn. */
+static void merge_turn(struct build *b, struct merging *m, struct tile_value *first,
+                       struct tile_value *end)
 {
   struct tile_builder *t = &b->tile;
-  struct tile_value *alone[PASS_MAX_CARRIED], *merged[PASS_MAX_CARRIED];
+  const uint32_t count = m->state.carried_count;
+  struct tile_value *before[PASS_MAX_CARRIED], *merged[PASS_MAX_CARRIED];
   struct tile_type types[PASS_MAX_CARRIED];
+  split_load(b, first, m->states[0], count);
+  if (m->several == 1) {
+    merge_into(b, m->whole, m->parts, 1);
+    return;
+  }
   for (uint32_t k = 0; k < count; k++) {
-    alone[k] = *states[0][k];
-    types[k] = alone[k]->type;
+    before[k] = *m->state.carried[k];
+    types[k] = before[k]->type;
   }
   struct tile_op *choice = tile_if(t, split_has_rest(b, first, end), types, count);
   const size_t mark = b->values.count;
-  split_load_rest(b, first, end, states, several, count);
-  for (uint32_t step = 1; step < several; step *= 2)
-    for (uint32_t n = 0; n < several; n += 2 * step)
-      merge_into(b, &parts[n], &parts[n + step]);
-  for (uint32_t k = 0; k < count; k++)
-    merged[k] = *states[0][k];
-  tile_yield(t, merged, count);
-  b->values.count = mark;
-  tile_open_region(t, choice, 1);
-  tile_yield(t, alone, count);
+  split_load_rest(b, first, end, m->states, m->several, count);
+  for (uint32_t region = 0; region < 2; region++) {
+    merge_into(b, m->whole, m->parts, region == 0 ? m->several : 1);
+    for (uint32_t k = 0; k < count; k++) {
+      merged[k] = *m->state.carried[k];
+      *m->state.carried[k] = before[k];
+    }
+    tile_yield(t, merged, count);
+    b->values.count = mark;
+    if (region == 0)
+      tile_open_region(t, choice, 1);
+  }
   tile_end_region(t);
   for (uint32_t k = 0; k < count; k++)
-    *states[0][k] = choice->results[k];
+    *m->state.carried[k] = choice->results[k];
 }
 
 static void merge_parts(struct build *b, struct forward *f)
 {
   struct tile_builder *t = &b->tile;
-  struct pass whole = {0};
-  carry_once(f, &whole);
-  const uint32_t several = parts_at_once(b, &whole);
-  struct forward *part = ARENA_ARRAY(b->arena, struct forward, several);
-  struct pass *found = ARENA_ARRAY(b->arena, struct pass, several);
-  struct tile_value **const **states = ARENA_ARRAY(b->arena, struct tile_value * *const *, several);
-  for (uint32_t n = 0; n < several; n++) {
-    part[n] = *f;
-    carry_once(&part[n], &found[n]);
-    states[n] = found[n].carried;
+  struct merging m = {.whole = f};
+  carry_once(f, &m.state);
+  const uint32_t count = m.state.carried_count;
+  m.several = parts_at_once(b, &m.state);
+  m.parts = ARENA_ARRAY(b->arena, struct forward, m.several);
+  struct pass *found = ARENA_ARRAY(b->arena, struct pass, m.several);
+  m.states = ARENA_ARRAY(b->arena, struct tile_value * *const *, m.several);
+  for (uint32_t n = 0; n < m.several; n++) {
+    m.parts[n] = *f;
+    carry_once(&m.parts[n], &found[n]);
+    m.states[n] = found[n].carried;
   }
   struct tile_value *carried[PASS_MAX_CARRIED];
-  for (uint32_t k = 0; k < whole.carried_count; k++)
-    carried[k] = *whole.carried[k];
+  for (uint32_t k = 0; k < count; k++)
+    carried[k] = *m.state.carried[k];
   struct tile_value *first = build_value(b, frame_scalar(), expr_long(b->pool, 0));
   struct tile_value *parts = b->cascades ? cascade_merged_parts(b) : split_part_count(b);
-  struct tile_op *loop = tile_for(t, first, parts, several, carried, whole.carried_count);
+  struct tile_op *loop = tile_for(t, first, parts, m.several, carried, count);
   size_t mark = b->values.count;
   struct tile_value **arguments = loop->regions[0]->arguments;
   tile_set_name(t, arguments[0], "part");
-  for (uint32_t k = 0; k < whole.carried_count; k++)
-    *whole.carried[k] = arguments[1 + k];
-  split_load(b, arguments[0], states[0], whole.carried_count);
-  if (several > 1)
-    merge_rest(b, part, states, several, whole.carried_count, arguments[0], parts);
-  merge_into(b, f, &part[0]);
-  for (uint32_t k = 0; k < whole.carried_count; k++)
-    carried[k] = *whole.carried[k];
-  tile_yield(t, carried, whole.carried_count);
+  for (uint32_t k = 0; k < count; k++)
+    *m.state.carried[k] = arguments[1 + k];
+  merge_turn(b, &m, arguments[0], parts);
+  for (uint32_t k = 0; k < count; k++)
+    carried[k] = *m.state.carried[k];
+  tile_yield(t, carried, count);
   tile_end_region(t);
   b->values.count = mark;
-  for (uint32_t k = 0; k < whole.carried_count; k++)
-    *whole.carried[k] = loop->results[k];
+  for (uint32_t k = 0; k < count; k++)
+    *m.state.carried[k] = loop->results[k];
 }
 
 static void build_merge(struct build *b)

@@ -50,14 +50,13 @@ static bool is_channel(const struct expr *index, const struct spec_dim *dim, uin
   return plain && plan->first_channel % tile_elements_per_byte(plan->type) == 0;
 }
 
-/* (VAR_C + constant) // n: the scales of the frame's channels. On a GPU they are better read where
- * they are used, which costs no exchange between threads. */
-static bool is_group(const struct build *b, const struct expr *index, const struct spec_dim *dim,
-                     uint32_t channels, struct load_plan *plan)
+/* (VAR_C + constant) // n: the scales of the frame's channels. */
+static bool is_group(const struct expr *index, const struct spec_dim *dim, uint32_t channels,
+                     struct load_plan *plan)
 {
   int64_t from, n;
-  if (b->keeps_storage || index->op != EXPR_FLOORDIV || !expr_is_const(index->args[1]) ||
-      !expr_is_const(dim->size) || !operand_is_channel(index->args[0], &from))
+  if (index->op != EXPR_FLOORDIV || !expr_is_const(index->args[1]) || !expr_is_const(dim->size) ||
+      !operand_is_channel(index->args[0], &from))
     return false;
   n = index->args[1]->value.i;
   if (from < 0 || n <= 0 || (from + channels - 1) / n >= dim->size->value.i)
@@ -99,7 +98,7 @@ static bool index_kind(struct build *b, struct frame frame, const struct expr *r
   if (tokens && !operand_is_plain(index, dim))
     return false;
   if (class == CLASS_CHANNEL) {
-    *kind = is_group(b, index, dim, frame.channels, plan) ? INDEX_GROUP : INDEX_CHANNEL;
+    *kind = is_group(index, dim, frame.channels, plan) ? INDEX_GROUP : INDEX_CHANNEL;
     return *kind == INDEX_GROUP || is_channel(index, dim, frame.channels, plan);
   }
   if (class == CLASS_KEY)
@@ -310,8 +309,7 @@ static struct tile_value *index_value(struct build *b, struct frame frame,
   case INDEX_HEAD: return b->head_base;
   case INDEX_TILE: return build_at_tile(b, safe_index(b, index, dim));
   case INDEX_CHANNEL:
-  case INDEX_GROUP:
-    return build_value(b, frame_scalar(), expr_long(b->pool, plan->first_channel));
+  case INDEX_GROUP: return build_value(b, frame_scalar(), expr_long(b->pool, plan->first_channel));
   case INDEX_GATHER:
     return build_tile(b, (struct frame){frame.rows, 0, 0}, safe_index(b, index, dim));
   case INDEX_UNIFORM: break;
@@ -346,9 +344,8 @@ static struct tile_value *load_planned(struct build *b, struct frame frame, cons
     loaded.channels = plan->group_count;
   struct tile_type type = tile_type_tile(plan->element, build_axis_size(b, loaded, rows),
                                          build_axis_size(b, loaded, columns));
-  struct tile_value *x =
-      tile_load(&b->tile, type, plan->access, indices, storage_rank(storage),
-                live_count(b, loaded, rows), live_count(b, loaded, columns));
+  struct tile_value *x = tile_load(&b->tile, type, plan->access, indices, storage_rank(storage),
+                                   live_count(b, loaded, rows), live_count(b, loaded, columns));
   if (plan->group == 0)
     return x;
   uint32_t *groups = ARENA_ARRAY(b->arena, uint32_t, frame.channels);
@@ -389,52 +386,18 @@ static const struct expr *where_live(struct build *b, struct frame frame, const 
   return expr_select(pool, exists, e, expr_convert(pool, expr_int(pool, 0), e->type));
 }
 
-/* Tiles that lie before the residual do not load it. */
-static struct tile_value *choose_residual(struct build *b, struct frame frame,
-                                          const struct access_parts *parts,
-                                          enum tile_element element)
-{
-  struct expr_pool *pool = b->pool;
-  struct tile_builder *t = &b->tile;
-  struct tile_value *ends[] = {b->key_base, build_value(b, frame_scalar(), parts->from)};
-  const struct expr *next =
-      expr_add(pool, expr_arg(pool, 0, EXPR_LONG), expr_long(pool, b->columns));
-  const struct expr *from = expr_convert(pool, expr_arg(pool, 1, EXPR_INT), EXPR_LONG);
-  struct tile_value *before =
-      tile_scalar(t, TILE_BOOL, expr_binary(pool, EXPR_LE, next, from), ends, 2);
-  struct tile_type type = tile_type_tile(element, build_axis_size(b, frame, frame.rows),
-                                         build_axis_size(b, frame, frame.columns));
-  size_t mark = b->values.count;
-  struct tile_op *choice = tile_if(t, before, &type, 1);
-  struct tile_value *x = cached_tile(b, frame, where_live(b, frame, parts->codes), element);
-  tile_yield(t, &x, 1);
-  b->values.count = mark;
-  tile_open_region(t, choice, 1);
-  x = cached_tile(b, frame, where_live(b, frame, access_before_rest(b, parts)), element);
-  tile_yield(t, &x, 1);
-  tile_end_region(t);
-  b->values.count = mark;
-  return choice->results[0];
-}
-
 static struct tile_value *load_cached(struct build *b, struct frame frame, const struct expr *read,
                                       enum tile_element element)
 {
   struct access_parts parts;
   access_parts(b, read, &parts);
   const struct expr *side = one_side(frame, &parts);
-  bool recent = parts.recent != NULL && side != parts.rest;
-  bool whole = build_class(b, read, frame) == (frame.rows | frame.columns);
-  struct tile_value *x;
-  if (recent && frame.rows == CLASS_KEY && expr_is_var(parts.key, EXPR_VAR_J) && whole) {
-    x = choose_residual(b, frame, &parts, element);
-  } else {
-    side = where_live(b, frame, recent ? access_before_rest(b, &parts) : side);
-    if (element == TILE_F32 && !operand_is_rotated(b, read->value.i))
-      return build_value(b, frame, side);
-    x = cached_tile(b, frame, side, element);
-  }
-  if (!operand_is_rotated(b, read->value.i))
+  side = where_live(b, frame, side != parts.rest ? access_before_rest(b, &parts) : side);
+  const bool rotated = operand_is_rotated(b, read->value.i);
+  if (element == TILE_F32 && !rotated)
+    return build_value(b, frame, side);
+  struct tile_value *x = cached_tile(b, frame, side, element);
+  if (!rotated)
     return x;
   int64_t from, end;
   channel_range(frame, parts.channel, &from, &end);

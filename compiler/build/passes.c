@@ -1,6 +1,8 @@
 /* The walk over keys. What hides pairs, which formulas are checked and how scores are made is the
  * same for every walk; what is done with a tile of scores is the walk's own. */
 #include "compiler/build/passes.h"
+
+#include "compiler/build/access.h"
 #include "compiler/build/select.h"
 
 void pass_carry(struct pass *pass, struct tile_value **value)
@@ -235,10 +237,59 @@ static void lower_walk(struct build *b, struct walk_operands *w)
   w->must = lower_expr(&w->tests, b->visibility->must);
 }
 
+/* The tiles of `segments`. */
+static void walk_segments(struct build *b, struct pass *pass, const struct walk_operands *w,
+                          struct tile_value *const *segments)
+{
+  struct tile_value *carried[PASS_MAX_CARRIED];
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    carried[k] = *pass->carried[k];
+  struct tile_op *op = tile_for_segments(
+      &b->tile, b->columns, segments, b->visibility->keys.segment_count, w->tests.operands.items,
+      w->tests.operands.count, w->may, w->must, carried, pass->carried_count);
+  visit_region(b, pass, op->regions[0], false);
+  tile_open_region(&b->tile, op, 1);
+  visit_region(b, pass, op->regions[1], true);
+  tile_end_region(&b->tile);
+  for (uint32_t k = 0; k < pass->carried_count; k++)
+    *pass->carried[k] = op->results[k];
+}
+
+/* The tiles before `seam`, a multiple of the tile, or those from there on. */
+static void walk_side(struct build *b, struct pass *pass, const struct walk_operands *w,
+                      struct tile_value *seam, bool before)
+{
+  struct expr_pool *pool = b->pool;
+  const struct expr *end = expr_arg(pool, 0, EXPR_LONG), *at = expr_arg(pool, 1, EXPR_LONG);
+  struct tile_value *segments[2 * VISIBILITY_MAX_SEGMENTS];
+  for (uint32_t n = 0; n < 2 * b->visibility->keys.segment_count; n++) {
+    struct tile_value *both[] = {w->segments[n], seam};
+    const bool lower = n % 2 == 0;
+    segments[n] =
+        lower == before
+            ? w->segments[n]
+            : build_index(b, lower ? "lo" : "hi",
+                          expr_binary(pool, lower ? EXPR_MAX : EXPR_MIN, end, at), both, 2);
+  }
+  walk_segments(b, pass, w, segments);
+}
+
+/* Where the first tile begins that may hold keys of a residual, index; NULL where there is none. */
+static struct tile_value *recent_seam(struct build *b)
+{
+  const struct expr *from = access_recent_keys(b), *step = expr_long(b->pool, b->columns);
+  if (from == NULL)
+    return NULL;
+  from = expr_binary(b->pool, EXPR_MAX, build_long(b, from), expr_long(b->pool, 0));
+  const struct expr *tiles = expr_binary(b->pool, EXPR_FLOORDIV, from, step);
+  return build_index(b, "recent_from", expr_mul(b->pool, tiles, step), NULL, 0);
+}
+
+/* What a cache keeps in codes and what it keeps in a residual have a loop each, so that no loop has
+ * to ask for every tile. */
 void pass_walk(struct build *b, struct pass *pass)
 {
-  const struct visibility_walk *keys = &b->visibility->keys;
-  if (keys->segment_count == 0)
+  if (b->visibility->keys.segment_count == 0)
     return;
   struct walk_operands w;
   struct pass_limits limits;
@@ -247,17 +298,14 @@ void pass_walk(struct build *b, struct pass *pass)
     lower_limits(b, &limits);
     pass->limits = &limits;
   }
-  struct tile_value *carried[PASS_MAX_CARRIED];
-  for (uint32_t k = 0; k < pass->carried_count; k++)
-    carried[k] = *pass->carried[k];
-  struct tile_op *op = tile_for_segments(&b->tile, b->columns, w.segments, keys->segment_count,
-                                         w.tests.operands.items, w.tests.operands.count, w.may,
-                                         w.must, carried, pass->carried_count);
-  visit_region(b, pass, op->regions[0], false);
-  tile_open_region(&b->tile, op, 1);
-  visit_region(b, pass, op->regions[1], true);
-  tile_end_region(&b->tile);
-  for (uint32_t k = 0; k < pass->carried_count; k++)
-    *pass->carried[k] = op->results[k];
+  struct tile_value *seam = recent_seam(b);
+  if (seam == NULL) {
+    walk_segments(b, pass, &w, w.segments);
+  } else {
+    b->before_recent = true;
+    walk_side(b, pass, &w, seam, true);
+    b->before_recent = false;
+    walk_side(b, pass, &w, seam, false);
+  }
   pass->limits = NULL;
 }

@@ -137,12 +137,15 @@ static const struct expr *from_channel(struct build *b, const struct expr *e, ui
   return first == 0 ? e : expr_substitute(b->pool, e, EXPR_VAR_C, moved);
 }
 
-/* How many channels from `at` on lie in one tensor and under one scale of what has that storage. */
-static uint32_t piece_end(const struct spec_storage *storage, uint32_t channels, uint32_t at)
+/* How many channels from `at` on lie in one tensor and, where a product with so few channels pays,
+ * under one scale of what has that storage. On the host each product adds up the lanes of every
+ * score, which takes longer than to scale the codes. */
+static uint32_t piece_end(const struct build *b, const struct spec_storage *storage,
+                          uint32_t channels, uint32_t at)
 {
   if (at >= channels)
     return UINT32_MAX;
-  bool groups = storage->axis == CACHE_AXIS_TOKEN && storage->group > 0;
+  bool groups = b->keeps_storage && storage->axis == CACHE_AXIS_TOKEN && storage->group > 0;
   return groups ? at - at % storage->group + storage->group : channels;
 }
 
@@ -179,6 +182,8 @@ static void take_scale(struct build *b, struct piece *piece)
   int64_t from;
   if (!operand_is_channel(parts.channel, &from) || from >= parts.channels)
     return;
+  if (storage->group != 0 && from % storage->group + piece->product.channels > storage->group)
+    return;
   const struct expr *first = expr_int(b->pool, 0);
   piece->scale = expr_substitute(b->pool, parts.scale, EXPR_VAR_C, first);
   piece->product.column = parts.data;
@@ -202,7 +207,7 @@ static uint32_t split_cached(struct build *b, const struct product *product,
   const struct spec_storage *storage = cache_storage(b->cache->spec, source);
   uint32_t channels = cache_channels(b->cache->spec, source);
   for (uint32_t at = 0; at < product->channels;) {
-    uint32_t end = piece_end(storage, channels, first + at), next = product->channels;
+    uint32_t end = piece_end(b, storage, channels, first + at), next = product->channels;
     next = end - first < next ? end - first : next;
     bool last = next == product->channels;
     bool apart = !last && (separates_pairs(b, product->row, next) ||

@@ -45,11 +45,18 @@ static const struct expr *x_of(struct build *b, uint32_t operand)
   return expr_arg(b->pool, operand, EXPR_FLOAT);
 }
 
-/* Rounds to the type that a scale is stored in. */
+/* Rounds to the type that a scale is stored in. Beyond its range the largest number stays finite,
+ * so that codes stop at their ends; NaN stays what it is. */
 static struct tile_value *as_stored(const struct codec *codec, struct tile_value *x)
 {
   if (!codec->narrow)
     return x;
+  struct build *b = codec->b;
+  const struct expr *most = real(b, 65504), *least = real(b, -65504);
+  const struct expr *e =
+      expr_select(b->pool, expr_binary(b->pool, EXPR_LT, most, x_of(b, 0)), most, x_of(b, 0));
+  e = expr_select(b->pool, expr_binary(b->pool, EXPR_LT, x_of(b, 0), least), least, e);
+  x = row_map(&b->tile, e, 1, x);
   struct tile_type type = tile_type_tile(TILE_F16, x->type.rows, x->type.columns);
   return tile_op_new(&codec->b->tile, TILE_CONVERT, &x, 1, &type, 1)->results[0];
 }

@@ -143,24 +143,41 @@ static struct tile_value *part_factor(struct tile_builder *b, struct tile_value 
                  power(b, maximum, factor, base));
 }
 
-static void softmax_merge(struct tile_builder *b, struct row_state *into,
-                          struct tile_value **accumulators, const struct row_state *from,
-                          struct tile_value *const *from_accumulators, size_t count)
+/* The sum of values times factors: one multiply-add an element and value, and one value after the
+ * other, so that each is done with when it was added. */
+static struct tile_value *weighted_sum(struct tile_builder *b, struct tile_value *const *values,
+                                       struct tile_value *const *factors, size_t count)
 {
   struct expr_pool *pool = b->program->pool;
-  struct tile_value *top = row_larger(b, into->maximum, from->maximum);
+  struct tile_value *sum =
+      row_map(b, expr_mul(pool, ARGUMENT(0), ARGUMENT(1)), 2, values[0], factors[0]);
+  const struct expr *more = expr_add(pool, ARGUMENT(0), expr_mul(pool, ARGUMENT(1), ARGUMENT(2)));
+  for (size_t n = 1; n < count; n++)
+    sum = row_map(b, more, 3, sum, values[n], factors[n]);
+  return sum;
+}
+
+static void softmax_merge(struct tile_builder *b, struct row_state *into,
+                          struct tile_value **accumulators, size_t count,
+                          const struct row_part *parts, size_t part_count)
+{
+  struct tile_value *values[ROWS_MAX_PARTS + 1], *factors[ROWS_MAX_PARTS + 1];
+  struct tile_value *top = into->maximum;
+  for (size_t n = 0; n < part_count; n++)
+    top = row_larger(b, top, parts[n].state->maximum);
   struct tile_value *base = scaled_base(b, top, into->factor);
-  struct tile_value *own = part_factor(b, into->maximum, top, base, into->factor);
-  struct tile_value *other = part_factor(b, from->maximum, top, base, into->factor);
-  struct tile_value *operands[] = {into->sum, own, from->sum, other};
-  into->sum = tile_map(b, TILE_F32,
-                       expr_add(pool, expr_mul(pool, ARGUMENT(0), ARGUMENT(1)),
-                                expr_mul(pool, ARGUMENT(2), ARGUMENT(3))),
-                       operands, 4);
+  for (size_t n = 0; n <= part_count; n++) {
+    const struct row_state *state = n == 0 ? into : parts[n - 1].state;
+    values[n] = state->sum;
+    factors[n] = part_factor(b, state->maximum, top, base, into->factor);
+  }
   into->maximum = top;
-  for (size_t k = 0; k < count; k++)
-    accumulators[k] = add(b, tile_scale_rows(b, accumulators[k], own),
-                          tile_scale_rows(b, from_accumulators[k], other));
+  into->sum = weighted_sum(b, values, factors, part_count + 1);
+  for (size_t k = 0; k < count; k++) {
+    for (size_t n = 0; n <= part_count; n++)
+      values[n] = n == 0 ? accumulators[k] : parts[n - 1].accumulators[k];
+    accumulators[k] = weighted_sum(b, values, factors, part_count + 1);
+  }
 }
 
 /* The maximum (times the state's factor) and the divisor with the sink in them, and the factor of
@@ -241,15 +258,17 @@ static struct tile_value *softmax_lse(struct tile_builder *b, const struct row_s
 /* ---- the others: weights are functions of single scores ---- */
 
 static void plain_merge(struct tile_builder *b, struct row_state *into,
-                        struct tile_value **accumulators, const struct row_state *from,
-                        struct tile_value *const *from_accumulators, size_t count)
+                        struct tile_value **accumulators, size_t count,
+                        const struct row_part *parts, size_t part_count)
 {
-  if (into->maximum != NULL)
-    into->maximum = row_larger(b, into->maximum, from->maximum);
-  if (into->sum != NULL)
-    into->sum = add(b, into->sum, from->sum);
-  for (size_t k = 0; k < count; k++)
-    accumulators[k] = add(b, accumulators[k], from_accumulators[k]);
+  for (size_t n = 0; n < part_count; n++) {
+    if (into->maximum != NULL)
+      into->maximum = row_larger(b, into->maximum, parts[n].state->maximum);
+    if (into->sum != NULL)
+      into->sum = add(b, into->sum, parts[n].state->sum);
+    for (size_t k = 0; k < count; k++)
+      accumulators[k] = add(b, accumulators[k], parts[n].accumulators[k]);
+  }
 }
 
 static struct tile_value *plain_finish(struct tile_builder *b, const struct row_state *state,

@@ -18,15 +18,15 @@
  * close, and in a second walk weigh gives each tile's normalised weights. A normaliser with a
  * `search` walks in between, until every row's state has settled.
  *
- * merge(a, b) is the state of both halves of a row's keys; lse and maximum are statistics of the
- * whole row.
+ * merge joins what was found in parts of a row's keys; lse and maximum are statistics of the whole
+ * row.
  */
 #ifndef ATTN_COMPILER_BUILD_ROWS_H
 #define ATTN_COMPILER_BUILD_ROWS_H
 
 #include "compiler/tile/ir.h"
 
-enum { ROWS_MAX_STATE = 5, ROWS_MAX_NORM = 2, ROWS_MAX_PROBE = 4 };
+enum { ROWS_MAX_STATE = 5, ROWS_MAX_NORM = 2, ROWS_MAX_PROBE = 4, ROWS_MAX_PARTS = 16 };
 
 /* Each NULL where it is not kept. */
 struct row_state {
@@ -38,6 +38,12 @@ struct row_state {
   /* What weights are rounded to before they meet the values. A sum that they are divided by is one
    * of rounded weights then, so that the errors cancel. */
   enum tile_element rounded; /* TILE_F32, F16 or BF16 */
+};
+
+/* What another walk found in other keys of the rows. */
+struct row_part {
+  const struct row_state *state;
+  struct tile_value *const *accumulators;
 };
 
 /* What a row's end needs beyond its state; each NULL where there is none, else a scalar or f32 [M,
@@ -85,11 +91,11 @@ struct row_algebra {
    * accumulated before, NULL for 1; with a search neither. */
   struct tile_value *(*update)(struct tile_builder *b, struct row_state *state,
                                const struct row_scores *tile, struct tile_value **rescale);
-  /* `into` and its accumulators, `count` of them, become those of both; an empty partial changes
-   * no bit. */
+  /* `into` and its accumulators, `count` of them, become those of it and all parts, which are no
+   * more than ROWS_MAX_PARTS: what all have in common is found first, and then everything is summed
+   * once. An empty part changes no bit. */
   void (*merge)(struct tile_builder *b, struct row_state *into, struct tile_value **accumulators,
-                const struct row_state *from, struct tile_value *const *from_accumulators,
-                size_t count);
+                size_t count, const struct row_part *parts, size_t part_count);
   struct tile_value *(*finish)(struct tile_builder *b, const struct row_state *state,
                                const struct row_rest *rest, struct tile_value *accumulator);
   /* The natural logarithm of the whole divisor, [M, 1]; NULL for those that have none. */

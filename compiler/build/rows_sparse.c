@@ -59,10 +59,11 @@ static struct tile_value *hardmax_update(struct tile_builder *b, struct row_stat
   return one_hot(b, tile->keys, state->winner, state->maximum, tile->visible);
 }
 
-static void hardmax_merge(struct tile_builder *b, struct row_state *into,
-                          struct tile_value **accumulators, const struct row_state *from,
-                          struct tile_value *const *from_accumulators, size_t count)
+static void hardmax_merge_one(struct tile_builder *b, struct row_state *into,
+                              struct tile_value **accumulators, const struct row_part *part,
+                              size_t count)
 {
+  const struct row_state *from = part->state;
   struct expr_pool *pool = b->program->pool;
   const struct expr *less = expr_binary(pool, EXPR_LT, ARGUMENT(0), ARGUMENT(1));
   const struct expr *same = expr_binary(pool, EXPR_EQ, ARGUMENT(0), ARGUMENT(1));
@@ -79,7 +80,15 @@ static void hardmax_merge(struct tile_builder *b, struct row_state *into,
   into->maximum = row_larger(b, into->maximum, from->maximum);
   for (size_t k = 0; k < count; k++)
     accumulators[k] = row_map(b, expr_select(pool, by_taken, ARGUMENT(1), ARGUMENT(2)), 3, taken,
-                              from_accumulators[k], accumulators[k]);
+                              part->accumulators[k], accumulators[k]);
+}
+
+static void hardmax_merge(struct tile_builder *b, struct row_state *into,
+                          struct tile_value **accumulators, size_t count,
+                          const struct row_part *parts, size_t part_count)
+{
+  for (size_t n = 0; n < part_count; n++)
+    hardmax_merge_one(b, into, accumulators, &parts[n], count);
 }
 
 static struct tile_value *hardmax_finish(struct tile_builder *b, const struct row_state *state,
@@ -146,13 +155,13 @@ static struct tile_value *sparsemax_update(struct tile_builder *b, struct row_st
 }
 
 static void sparsemax_merge(struct tile_builder *b, struct row_state *into,
-                            struct tile_value **accumulators, const struct row_state *from,
-                            struct tile_value *const *from_accumulators, size_t count)
+                            struct tile_value **accumulators, size_t count,
+                            const struct row_part *parts, size_t part_count)
 {
   (void)accumulators; /* there is none before the threshold is known */
-  (void)from_accumulators;
   (void)count;
-  into->maximum = row_larger(b, into->maximum, from->maximum);
+  for (size_t n = 0; n < part_count; n++)
+    into->maximum = row_larger(b, into->maximum, parts[n].state->maximum);
 }
 
 static struct tile_value *sparsemax_open(struct tile_builder *b, const struct row_state *state)

@@ -252,23 +252,17 @@ static uint32_t part_workspace(struct build *b, const struct part_layout *layout
   return build_workspace(b, &workspace, written);
 }
 
-/* `exists`: NULL, or BOOL scalar without which nothing is live. */
 static struct placement place_of(struct build *b, const struct part_layout *layout,
-                                 const struct tile_value *x, uint32_t k, struct tile_value *part,
-                                 struct tile_value *exists)
+                                 const struct tile_value *x, uint32_t k, struct tile_value *part)
 {
   struct expr_pool *pool = b->pool;
   const uint32_t width = x->type.columns;
-  const struct expr *all = expr_long(pool, width);
-  const struct expr *live =
-      expr_select(pool, expr_arg(pool, 0, EXPR_BOOL), all, expr_long(pool, 0));
   const struct expr *place =
       expr_add(pool, expr_mul(pool, argument(b, 0), expr_long(pool, layout->counts[tensor_of(x)])),
                expr_long(pool, layout->places[k]));
   return (struct placement){
       .column = scalar(b, "column", expr_mul(pool, place, expr_long(pool, width)), &part, 1),
-      .live_columns = exists == NULL ? build_value(b, frame_scalar(), all)
-                                     : scalar(b, "live_columns", live, &exists, 1)};
+      .live_columns = build_value(b, frame_scalar(), expr_long(pool, width))};
 }
 
 void split_store(struct build *b, struct tile_value *part, struct tile_value **const *state,
@@ -279,19 +273,19 @@ void split_store(struct build *b, struct tile_value *part, struct tile_value **c
   for (uint32_t k = 0; k < count; k++) {
     struct tile_value *x = *state[k];
     operand_store(b, part_workspace(b, &layout, tensor_of(x), true),
-                  place_of(b, &layout, x, k, part, NULL), x);
+                  place_of(b, &layout, x, k, part), x);
   }
 }
 
-static void load_part(struct build *b, struct tile_value *part, struct tile_value *exists,
-                      struct tile_value **const *state, struct tile_value **loaded, uint32_t count)
+static void load_part(struct build *b, struct tile_value *part, struct tile_value **const *state,
+                      struct tile_value **loaded, uint32_t count)
 {
   struct part_layout layout;
   lay_out(state, count, &layout);
   for (uint32_t k = 0; k < count; k++) {
     const struct tile_value *x = *state[k];
     loaded[k] = operand_load_tokens(b, part_workspace(b, &layout, tensor_of(x), false),
-                                    place_of(b, &layout, x, k, part, exists), x->type);
+                                    place_of(b, &layout, x, k, part), x->type);
   }
 }
 
@@ -299,7 +293,7 @@ void split_load(struct build *b, struct tile_value *part, struct tile_value **co
                 uint32_t count)
 {
   struct tile_value *loaded[PASS_MAX_CARRIED];
-  load_part(b, part, NULL, state, loaded, count);
+  load_part(b, part, state, loaded, count);
   for (uint32_t k = 0; k < count; k++)
     *state[k] = loaded[k];
 }
@@ -338,14 +332,20 @@ void split_load_rest(struct build *b, struct tile_value *first, struct tile_valu
 {
   struct tile_value *(*loaded)[PASS_MAX_CARRIED] = arena_alloc(b->arena, sizeof(*loaded) * several);
   struct tile_value **exist = ARENA_ARRAY(b->arena, struct tile_value *, several);
+  struct tile_value *live_rows = b->live_rows;
   for (uint32_t n = 1; n < several; n++) {
     struct tile_value *operands[] = {first, parts};
     const struct expr *last = expr_sub(b->pool, argument(b, 1), expr_long(b->pool, 1));
     const struct expr *number = expr_add(b->pool, argument(b, 0), expr_long(b->pool, n));
     exist[n] = has_part(b, first, n, parts);
-    load_part(b, scalar(b, "part", smaller(b, number, last), operands, 2), exist[n], states[n],
-              loaded[n], count);
+    struct tile_value *rows[] = {exist[n], live_rows};
+    const struct expr *live = expr_select(b->pool, expr_arg(b->pool, 0, EXPR_BOOL), argument(b, 1),
+                                          expr_long(b->pool, 0));
+    b->live_rows = scalar(b, "live_rows", live, rows, 2); /* none of a part that is not there */
+    load_part(b, scalar(b, "part", smaller(b, number, last), operands, 2), states[n], loaded[n],
+              count);
   }
+  b->live_rows = live_rows;
   for (uint32_t n = 1; n < several; n++)
     for (uint32_t k = 0; k < count; k++)
       *states[n][k] = if_exists(b, exist[n], loaded[n][k], *states[n][k]);

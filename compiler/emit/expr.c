@@ -404,11 +404,11 @@ static LLVMValueRef real_modulo(struct emit *e, LLVMValueRef a, LLVMValueRef b)
   return LLVMBuildFPTrunc(e->builder, rest, LLVMTypeOf(a), "");
 }
 
-/* Lets a product and a sum on a GPU become one instruction, with one rounding, where the result is
- * not one that the reference must meet bit by bit. */
+/* Lets a product and a sum become one instruction, with one rounding, where the result is not one
+ * that the reference must meet bit by bit. */
 static LLVMValueRef contract(struct emit *e, const struct expr *node, LLVMValueRef value)
 {
-  if (e->gpu && node->type == EXPR_FLOAT && LLVMCanValueUseFastMathFlags(value))
+  if (e->fuses && node->type == EXPR_FLOAT && LLVMCanValueUseFastMathFlags(value))
     LLVMSetFastMathFlags(value, LLVMFastMathAllowContract);
   return value;
 }

@@ -27,6 +27,7 @@ void emit_open_gpu(struct emit *e, struct arena *arena, const char *module_name)
 {
   emit_open(e, arena, module_name, 1);
   e->gpu = true;
+  e->fuses = true;
   e->global = LLVMPointerTypeInContext(e->context, 1);
   e->shared = LLVMPointerTypeInContext(e->context, 3);
 }
@@ -147,9 +148,24 @@ LLVMValueRef emit_lane_numbers(struct emit *e)
   return LLVMConstVector(lanes, e->lanes);
 }
 
+/* The smaller or larger of two constants, so that loops up to it need no guard or are left out; NULL
+ * for anything else. */
+static LLVMValueRef constant_bound(const char *name, LLVMValueRef *args, unsigned count)
+{
+  bool least = strcmp(name, "llvm.smin") == 0;
+  if ((!least && strcmp(name, "llvm.smax") != 0) || count != 2 ||
+      LLVMIsAConstantInt(args[0]) == NULL || LLVMIsAConstantInt(args[1]) == NULL)
+    return NULL;
+  bool less = LLVMConstIntGetSExtValue(args[0]) < LLVMConstIntGetSExtValue(args[1]);
+  return args[less == least ? 0 : 1];
+}
+
 LLVMValueRef emit_intrinsic(struct emit *e, const char *name, LLVMTypeRef overload,
                             LLVMValueRef *args, unsigned count)
 {
+  LLVMValueRef known = constant_bound(name, args, count);
+  if (known != NULL)
+    return known;
   unsigned id = LLVMLookupIntrinsicID(name, strlen(name));
   assert(id != 0);
   unsigned overloads = overload != NULL;
@@ -160,6 +176,8 @@ LLVMValueRef emit_intrinsic(struct emit *e, const char *name, LLVMTypeRef overlo
 
 LLVMValueRef emit_fma(struct emit *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c)
 {
+  if (e->splits_fma)
+    return LLVMBuildFAdd(e->builder, LLVMBuildFMul(e->builder, a, b, ""), c, "");
   return emit_intrinsic(e, "llvm.fma", LLVMTypeOf(a), (LLVMValueRef[]){a, b, c}, 3);
 }
 
@@ -195,6 +213,13 @@ LLVMValueRef emit_variable(struct emit *e, LLVMTypeRef type)
   return slot;
 }
 
+static void straight(struct emit_loop *loop, LLVMValueRef lo, const LLVMValueRef *init)
+{
+  loop->index = lo;
+  for (unsigned k = 0; k < loop->count; k++)
+    loop->init[k] = loop->carried[k] = init[k];
+}
+
 void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LLVMValueRef hi,
                      int64_t step, const LLVMValueRef *init, unsigned count)
 {
@@ -204,15 +229,15 @@ void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LL
   loop->count = count;
   loop->guarded = true;
   loop->once = false;
+  loop->never = false;
   if (LLVMIsAConstantInt(lo) != NULL && LLVMIsAConstantInt(hi) != NULL) {
     int64_t turns = LLVMConstIntGetSExtValue(hi) - LLVMConstIntGetSExtValue(lo);
-    loop->guarded = turns <= 0;
+    loop->guarded = false;
+    loop->never = turns <= 0;
     loop->once = turns > 0 && turns <= step && !e->gpu;
   }
   if (loop->once) { /* straight on: what is stored before need not be loaded again */
-    loop->index = lo;
-    for (unsigned k = 0; k < count; k++)
-      loop->carried[k] = init[k];
+    straight(loop, lo, init);
     return;
   }
   loop->body = emit_block(e, "loop");
@@ -222,8 +247,12 @@ void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LL
     LLVMBuildCondBr(e->builder, LLVMBuildICmp(e->builder, LLVMIntSLT, lo, hi, ""), loop->body,
                     loop->exit);
   else
-    LLVMBuildBr(e->builder, loop->body);
+    LLVMBuildBr(e->builder, loop->never ? loop->exit : loop->body);
   LLVMPositionBuilderAtEnd(e->builder, loop->body);
+  if (loop->never) { /* into blocks that nothing reaches, which LLVM drops */
+    straight(loop, lo, init);
+    return;
+  }
   loop->index = LLVMBuildPhi(e->builder, LLVMTypeOf(lo), "");
   LLVMAddIncoming(loop->index, &lo, &loop->before, 1);
   for (unsigned k = 0; k < count; k++) {
@@ -249,9 +278,13 @@ void emit_never_unroll(struct emit *e, LLVMValueRef branch)
 
 void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *next)
 {
-  for (unsigned k = 0; k < loop->count && loop->once; k++)
-    loop->result[k] = next[k];
-  if (loop->once)
+  if (loop->never) {
+    LLVMBuildUnreachable(e->builder);
+    LLVMPositionBuilderAtEnd(e->builder, loop->exit);
+  }
+  for (unsigned k = 0; k < loop->count && (loop->once || loop->never); k++)
+    loop->result[k] = loop->once ? next[k] : loop->init[k];
+  if (loop->once || loop->never)
     return;
   LLVMValueRef step = LLVMConstInt(LLVMTypeOf(loop->index), (unsigned long long)loop->step, true);
   LLVMValueRef index = LLVMBuildNSWAdd(e->builder, loop->index, step, "");

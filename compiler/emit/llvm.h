@@ -22,6 +22,8 @@ struct emit {
   LLVMTypeRef shared;  /* GPU: pointer into shared memory */
   LLVMValueRef window; /* GPU: the dynamic shared memory; NULL until emit_gpu_shared is called */
   bool gpu;
+  bool splits_fma; /* the processor has no multiply-add: emit_fma makes a product and a sum */
+  bool fuses; /* expressions may make one instruction, with one rounding, of a product and a sum */
   unsigned lanes; /* f32 elements of a vector; 1 on a GPU, where there are no vectors */
   LLVMValueRef function;
   LLVMBasicBlockRef entry; /* of `function`; ends in a branch, before which slots are loaded */
@@ -73,6 +75,7 @@ struct emit_loop {
   int64_t step;
   bool guarded; /* there may be no turn at all */
   bool once;    /* exactly one turn: no loop is made */
+  bool never;   /* no turn: what is inside is built where nothing reaches it */
   unsigned count;
   LLVMValueRef init[EMIT_MAX_CARRIED];
   LLVMValueRef carried[EMIT_MAX_CARRIED]; /* inside the loop */

@@ -22,7 +22,7 @@ static struct float8 float8_of(enum dtype type)
 /* Both types are halves with fewer bits: E5M2 the upper byte of one, E4M3 moved by one bit of
  * exponent and times 2^(15 - 7). Converting halves to f32 is one instruction, which subnormal
  * numbers do not slow down. */
-LLVMValueRef emit_from_float8(struct emit *e, enum dtype type, LLVMValueRef bits)
+LLVMValueRef emit_float8_in_units(struct emit *e, enum dtype type, LLVMValueRef bits)
 {
   LLVMBuilderRef b = e->builder;
   LLVMTypeRef i16 = emit_type_like(e, bits, e->i16);
@@ -32,17 +32,25 @@ LLVMValueRef emit_from_float8(struct emit *e, enum dtype type, LLVMValueRef bits
     LLVMValueRef half = LLVMBuildShl(b, LLVMBuildZExt(b, bits, i16, ""), emit_int_of(i16, 8), "");
     return LLVMBuildFPExt(b, LLVMBuildBitCast(b, half, f16, ""), f32, "");
   }
-  /* The sign, repeated in the upper byte, ends up in bits 15 and 14, of which the latter is
-   * exponent. */
+  /* The sign, repeated in the upper byte, ends up in bits 15 and 14, of which the latter belongs to
+   * the exponent. Adding the lowest bit carries into bit 14 for NaN alone, whose other bits are all
+   * ones: what is there then, turned by the sign, is what has to stand there. */
   LLVMValueRef half = LLVMBuildShl(b, LLVMBuildSExt(b, bits, i16, ""), emit_int_of(i16, 7), "");
-  half = LLVMBuildAnd(b, half, emit_int_of(i16, 0xbfff), "");
-  LLVMValueRef rest = LLVMBuildAnd(b, half, emit_int_of(i16, 0x3f80), "");
-  LLVMValueRef is_nan = LLVMBuildICmp(b, LLVMIntEQ, rest, emit_int_of(i16, 0x3f80), "");
-  LLVMValueRef nan =
-      LLVMBuildAnd(b, LLVMBuildSExt(b, is_nan, i16, ""), emit_int_of(i16, 0x7c00), "");
-  half = LLVMBuildOr(b, half, nan, "");
-  LLVMValueRef value = LLVMBuildFPExt(b, LLVMBuildBitCast(b, half, f16, ""), f32, "");
-  return LLVMBuildFMul(b, value, emit_float_like(value, 256), "");
+  LLVMValueRef carried = LLVMBuildAdd(b, half, emit_int_of(i16, 0x80), "");
+  half = LLVMBuildXor(b, half, LLVMBuildAnd(b, carried, emit_int_of(i16, 0x4000), ""), "");
+  return LLVMBuildFPExt(b, LLVMBuildBitCast(b, half, f16, ""), f32, "");
+}
+
+double emit_float8_unit(enum dtype type)
+{
+  return type == DTYPE_E4M3 ? 256 : 1;
+}
+
+LLVMValueRef emit_from_float8(struct emit *e, enum dtype type, LLVMValueRef bits)
+{
+  LLVMValueRef value = emit_float8_in_units(e, type, bits);
+  const double unit = emit_float8_unit(type);
+  return unit == 1 ? value : LLVMBuildFMul(e->builder, value, emit_float_like(value, unit), "");
 }
 
 LLVMValueRef emit_to_float8(struct emit *e, enum dtype type, LLVMValueRef value)

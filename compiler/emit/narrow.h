@@ -13,6 +13,10 @@
 /* The f32 that `bits`, i8, stands for, exactly. `type`: E4M3 or E5M2. */
 LLVMValueRef emit_from_float8(struct emit *e, enum dtype type, LLVMValueRef bits);
 
+/* The same but for a factor, which is left out: a power of two. */
+LLVMValueRef emit_float8_in_units(struct emit *e, enum dtype type, LLVMValueRef bits);
+double emit_float8_unit(enum dtype type);
+
 /* The i8 nearest to `value`, f32, ties to even. What lies beyond the largest finite number,
  * infinities included, becomes that; NaN stays NaN. */
 LLVMValueRef emit_to_float8(struct emit *e, enum dtype type, LLVMValueRef value);

@@ -63,7 +63,8 @@ static void settle(struct estimate *s, const struct tile_value *x)
 static void place_load(struct estimate *s, const struct tile_op *op)
 {
   const struct tile_value *x = op->results[0];
-  if (*state_of(s, x) == STREAMED || residence_is_lazy(s->where, op))
+  if (*state_of(s, x) == STREAMED || residence_is_lazy(s->where, op) ||
+      residence_is_rearranged(s->where, op))
     return;
   if (!residence_wants_shared(s->where, x)) {
     settle(s, x);
@@ -180,6 +181,11 @@ static void place_reduction(struct estimate *s, const struct tile_op *op)
     place_exchange(s, from, op->axis);
 }
 
+static bool is_rearranged(const struct estimate *s, const struct tile_value *x)
+{
+  return x->def != NULL && x->def->kind == TILE_LOAD && residence_is_rearranged(s->where, x->def);
+}
+
 /* Through copies in shared memory, one of its own where the op writes to it. */
 static void place_whole(struct estimate *s, const struct tile_op *op, enum residence_reader reader)
 {
@@ -189,7 +195,8 @@ static void place_whole(struct estimate *s, const struct tile_op *op, enum resid
     const bool own = op->kind == TILE_SCAN || (op->kind == TILE_TRIANGULAR_SOLVE && k == 1);
     if (own)
       allocate(s, residence_tile_bytes(x->type, reader));
-    else if (x->type.kind == TILE_KIND_TILE && x->type.rows * x->type.columns > 1)
+    else if (x->type.kind == TILE_KIND_TILE && x->type.rows * x->type.columns > 1 &&
+             !is_rearranged(s, x))
       fetch(s, x, reader);
   }
   s->used = used;
@@ -268,13 +275,17 @@ static uint32_t registers_of(const struct estimate *s, const struct tile_value *
     return residence_kept(r, x);
   const bool made_when_read =
       x->def != NULL && (x->def->kind == TILE_SPLAT || x->def->kind == TILE_IOTA ||
-                         (x->def->kind == TILE_LOAD && residence_is_lazy(r, x->def)));
+                         (x->def->kind == TILE_LOAD &&
+                          (residence_is_lazy(r, x->def) || residence_is_rearranged(r, x->def))));
   if (type.kind != TILE_KIND_TILE || made_when_read || residence_is_only_rows(r, x))
     return 0;
   const uint32_t rows = type.rows == 1 ? 1 : 2 * residence_row_blocks(r, type.rows);
   const uint32_t blocks =
       residence_is_apart(r, x) ? (type.columns + 7) / 8 : residence_column_blocks(r, type.columns);
-  const uint32_t count = rows * (type.columns == 1 ? 1 : 2 * blocks);
+  uint32_t columns = type.columns == 1 ? 1 : 2 * blocks;
+  if (x->def != NULL && x->def->kind == TILE_PERMUTE && type.element == TILE_F32)
+    columns = residence_permuted_alike(r, x->def, NULL);
+  const uint32_t count = rows * columns;
   if (type.element == TILE_BOOL)
     return (count + 31) / 32;
   const bool half = type.element == TILE_F16 || type.element == TILE_BF16;
@@ -316,30 +327,34 @@ static bool is_long(const struct expr *e, uint32_t height)
   return false;
 }
 
-static bool is_float_product(const struct tile_op *op)
+/* Products of f32 beside the op. */
+static uint32_t float_products(const struct tile_op *op)
 {
-  return op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32;
+  uint32_t count = 0;
+  for (const struct tile_op *k = op->parent->first; k != NULL; k = k->next)
+    count += k->kind == TILE_PRODUCT && k->operands[0]->type.element == TILE_F32;
+  return count;
 }
 
-/* Elements of a long formula are computed several at a time, half of them where a product of f32
- * is in flight; that splits its operands and has sums of its own. */
+/* A product of f32 splits its operands and has sums of its own, and others than one for scores and
+ * one for values overlap with it. Elements of a long formula are computed several at a time, beside
+ * such a product. */
 static uint32_t formula_registers(const struct estimate *s, const struct tile_op *op)
 {
   enum {
     FLOAT_ROWS = 48, /* of 16 rows: 4 blocks of sums, and one of the first operand in parts */
-    LONG = 5         /* operations on top of each other */
+    BESIDE = FLOAT_ROWS / 2,
+    LONG = 5 /* operations on top of each other */
   };
   const struct tile_type type = op->result_count > 0 ? op->results[0]->type : (struct tile_type){0};
   const uint32_t row_blocks = residence_row_blocks(s->where, type.rows);
-  if (is_float_product(op))
-    return FLOAT_ROWS * row_blocks;
+  const uint32_t floats = type.rows > 1 && type.columns > 1 ? float_products(op) : 0;
+  if (op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32)
+    return (FLOAT_ROWS + (floats > 2 ? (floats - 2) * BESIDE : 0)) * row_blocks;
   if (op->kind != TILE_MAP || type.rows == 1 || type.columns == 1 || !is_long(op->expr, LONG))
     return 0;
-  bool floats = false;
-  for (const struct tile_op *k = op->parent->first; k != NULL; k = k->next)
-    floats |= is_float_product(k);
   const uint32_t elements = 4 * row_blocks * residence_column_blocks(s->where, type.columns);
-  return (elements < 64 ? 32 + elements / 2 : 64) + (floats ? FLOAT_ROWS / 2 : 0);
+  return (elements < 64 ? 32 + elements / 2 : 64) + (floats > 0 ? BESIDE : 0);
 }
 
 /* The most that values of this region and of those in it take at once. */

@@ -107,6 +107,8 @@ uint32_t residence_tile_bytes(struct tile_type type, enum residence_reader reade
 uint32_t residence_load_bytes(const struct residence *r, const struct tile_op *load)
 {
   const struct tile_value *value = load->results[0];
+  if (residence_is_column(r, load))
+    return padded(value->type.rows) * residence_element_bytes(value->type.element);
   if (!residence_has_codes(r, value))
     return residence_tile_bytes(value->type, residence_reader_of(r, value));
   return padded(value->type.rows) *
@@ -323,6 +325,69 @@ bool residence_is_lazy(const struct residence *r, const struct tile_op *load)
 
 /* ---- permutations ---- */
 
+bool residence_is_rearranged(const struct residence *r, const struct tile_op *load)
+{
+  enum { NARROW = 16 };
+  const struct tile_value *result = load->results[0];
+  const struct residence_value *v = &r->values[result->id];
+  if (r->reads_back[load->access.tensor] || result->type.rows == 1 ||
+      result->type.columns > NARROW || v->users.count == 0)
+    return false;
+  for (uint32_t k = 0; k < load->operand_count; k++)
+    if (load->operands[k]->type.kind == TILE_KIND_TILE &&
+        !residence_is_row_formula(r, load->operands[k]))
+      return false;
+  for (size_t n = 0; n < v->users.count; n++) {
+    const struct tile_op *user = v->users.items[n];
+    bool wide = user->kind == TILE_PERMUTE && result->type.columns > 1 &&
+                !residence_permutes_within(r, user);
+    bool column = user->kind == TILE_TRANSPOSE && result->type.columns == 1;
+    if (user->parent != load->parent || !(wide || column))
+      return false;
+  }
+  return true;
+}
+
+/* Column `c` of the thread with that pair of columns in that column warp, or UINT32_MAX. */
+static uint32_t source_of(const struct residence *r, const struct tile_op *permute, uint32_t c,
+                          uint32_t warp, uint32_t quad)
+{
+  const uint32_t columns = permute->results[0]->type.columns;
+  const uint32_t column = warp * BLOCK_COLUMNS * residence_column_blocks(r, columns) +
+                          c / 2 * BLOCK_COLUMNS + 2 * quad + c % 2;
+  return column < columns ? permute->permutation[column] : UINT32_MAX;
+}
+
+static bool is_alike(const struct residence *r, const struct tile_op *permute, uint32_t a,
+                     uint32_t b)
+{
+  for (uint32_t warp = 0; warp < r->column_warps; warp++)
+    for (uint32_t quad = 0; quad < 4; quad++) {
+      const uint32_t x = source_of(r, permute, a, warp, quad);
+      const uint32_t y = source_of(r, permute, b, warp, quad);
+      if (x != y && y != UINT32_MAX)
+        return false;
+    }
+  return true;
+}
+
+uint32_t residence_permuted_alike(const struct residence *r, const struct tile_op *permute,
+                                  uint32_t *first)
+{
+  const uint32_t columns = permute->results[0]->type.columns;
+  const uint32_t count = columns == 1 ? 1 : 2 * residence_column_blocks(r, columns);
+  uint32_t found = 0;
+  for (uint32_t c = 0; c < count; c++) {
+    uint32_t like = 0;
+    while (like < c && columns > 1 && !is_alike(r, permute, like, c))
+      like++;
+    found += like == c;
+    if (first != NULL)
+      first[c] = like;
+  }
+  return found;
+}
+
 bool residence_permuted(const struct residence *r, const struct tile_op *permute, uint32_t c,
                         uint32_t *from)
 {
@@ -349,6 +414,8 @@ bool residence_permutes_within(const struct residence *r, const struct tile_op *
 {
   const struct tile_type from = permute->operands[0]->type, to = permute->results[0]->type;
   bool within = to.columns > 1 && from.columns == to.columns;
+  if (from.columns == 1) /* which every thread of a row has */
+    return true;
   for (uint32_t c = 0; within && c < 2 * residence_column_blocks(r, to.columns); c++) {
     uint32_t own;
     within = residence_permuted(r, permute, c, &own);
@@ -403,10 +470,10 @@ bool residence_settles(const struct residence *r, const struct tile_value *value
   return second || (first && !small);
 }
 
-uint32_t residence_kept(const struct residence *r, const struct tile_value *value)
+/* How many registers it is worth to keep the value in. */
+static uint32_t worth_keeping(const struct residence *r, const struct tile_value *value)
 {
-  if (!is_tile(value) || value->def == NULL || !is_half(value->type.element) ||
-      r->column_warps == 1 || residence_has_codes(r, value))
+  if (!is_tile(value) || !is_half(value->type.element) || residence_has_codes(r, value))
     return 0;
   const struct residence_value *v = &r->values[value->id];
   bool wanted = false;
@@ -415,8 +482,27 @@ uint32_t residence_kept(const struct residence *r, const struct tile_value *valu
     wanted |= user->kind == TILE_PRODUCT && user->operands[0] == value && !user->transpose_a &&
               in_inner_loop(value->def->parent, user);
   }
-  uint32_t count = 4 * residence_row_blocks(r, value->type.rows) * padded(value->type.columns) / 16;
-  return wanted && count <= KEPT_REGISTERS ? count : 0;
+  uint32_t steps = padded(value->type.columns) / 16;
+  return wanted ? 4 * residence_row_blocks(r, value->type.rows) * steps : 0;
+}
+
+static void find_kept(struct residence *r, const struct tile_region *region, uint32_t *total)
+{
+  for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
+    for (uint32_t k = 0; k < op->result_count; k++) {
+      uint32_t count = worth_keeping(r, op->results[k]);
+      count = *total + count <= KEPT_REGISTERS ? count : 0;
+      r->values[op->results[k]->id].kept = count;
+      *total += count;
+    }
+    for (uint32_t k = 0; k < op->region_count; k++)
+      find_kept(r, op->regions[k], total);
+  }
+}
+
+uint32_t residence_kept(const struct residence *r, const struct tile_value *value)
+{
+  return r->values[value->id].kept;
 }
 
 bool residence_is_apart(const struct residence *r, const struct tile_value *value)
@@ -477,5 +563,8 @@ const struct residence *residence_new(struct arena *arena, const struct tile_ker
   for (size_t t = 0; t < tensors; t++)
     r->reads_back[t] = kernel->tensors.items[t].written && accesses[t] > 1;
   residence_find_apart(r);
+  uint32_t kept = 0;
+  if (r->column_warps > 1 && r->row_warps == 1) /* else columns are divided for want of registers */
+    find_kept(r, kernel->body, &kept);
   return r;
 }

@@ -9,7 +9,8 @@
 
 struct residence_value {
   VECTOR(struct tile_op *) users;
-  bool apart; /* see residence_is_apart */
+  uint32_t kept; /* see residence_kept */
+  bool apart;    /* see residence_is_apart */
 };
 
 struct residence {
@@ -71,16 +72,23 @@ enum residence_reader residence_reader_of(const struct residence *r,
                                           const struct tile_value *value);
 /* A load whose elements are fetched where a map uses them. */
 bool residence_is_lazy(const struct residence *r, const struct tile_op *load);
-/* The thread's column of the operand that is its column c of the result; false where threads differ,
- * or where it is another thread's. */
+/* A narrow load whose elements threads fetch from memory where transpositions and permutations,
+ * which alone read it, put them, instead of from one another. */
+bool residence_is_rearranged(const struct residence *r, const struct tile_op *load);
+/* The thread's column of the operand that is its column c of the result; false where threads
+ * differ, or where it is another thread's. */
 bool residence_permuted(const struct residence *r, const struct tile_op *permute, uint32_t c,
                         uint32_t *from);
 /* Whether no column leaves its thread. */
 bool residence_permutes_within(const struct residence *r, const struct tile_op *permute);
+/* For each of the thread's columns of the result, the first that every thread has from the same
+ * column of the operand as it; how many are first. `first`: as many as there are, or NULL. */
+uint32_t residence_permuted_alike(const struct residence *r, const struct tile_op *permute,
+                                  uint32_t *first);
 /* In registers, but products in loops further in find it in shared memory. */
 bool residence_settles(const struct residence *r, const struct tile_value *value);
 /* 16-bit, in shared memory, but products in loops further in find it in registers, as ldmatrix
- * leaves it there; how many registers that are, or 0. */
+ * leaves it there; how many registers that are, or 0. Few of a kernel, the first ones. */
 uint32_t residence_kept(const struct residence *r, const struct tile_value *value);
 
 /* ---- sums that column warps keep apart (apart.c) ---- */
@@ -96,6 +104,9 @@ uint32_t residence_apart_blocks(const struct residence *r, struct tile_type type
 uint32_t residence_apart_bytes(const struct residence *r, struct tile_type type, uint32_t blocks);
 
 /* ---- operands that are copied ahead (streams.c) ---- */
+/* A column of f32 that may lie in shared memory without padding, to be copied ahead beside tiles: a
+ * scale for each key. */
+bool residence_is_column(const struct residence *r, const struct tile_op *load);
 enum { RESIDENCE_MAX_STREAMS = 8 };
 struct residence_streams {
   uint32_t count, stages;

@@ -1,11 +1,21 @@
-/* Which loads of a loop are copied ahead: those directly in its body that products alone read. */
+/* Which loads of a loop are copied ahead: those directly in its body that products alone read, and
+ * with two buffers columns beside them. */
 #include "compiler/schedule/residence.h"
+
+bool residence_is_column(const struct residence *r, const struct tile_op *load)
+{
+  const struct tile_type type = load->results[0]->type;
+  return type.columns == 1 && type.rows > 1 && type.element == TILE_F32 &&
+         r->kernel->tensors.items[load->access.tensor].element == DTYPE_F32;
+}
 
 static bool may_stream(const struct residence *r, const struct tile_op *load)
 {
+  if (load->kind != TILE_LOAD || r->reads_back[load->access.tensor])
+    return false;
   const struct tile_value *value = load->results[0];
-  if (load->kind != TILE_LOAD || r->reads_back[load->access.tensor] ||
-      !residence_wants_shared(r, value))
+  if (!residence_wants_shared(r, value) &&
+      !(r->stages > 1 && residence_is_column(r, load) && !residence_is_only_rows(r, value)))
     return false;
   for (uint32_t k = 0; k < load->operand_count; k++)
     if (load->operands[k]->type.kind == TILE_KIND_TILE &&
@@ -35,7 +45,7 @@ static void uses_of(const struct residence *r, const struct tile_value *value, u
     uint32_t position = position_of(user);
     *first = position < *first ? position : *first;
     *last = position > *last ? position : *last;
-    if (user->kind == TILE_MAP || user->kind == TILE_CONVERT)
+    if ((user->kind == TILE_MAP || user->kind == TILE_CONVERT) && value->type.columns > 1)
       uses_of(r, user->results[0], first, last);
   }
 }
@@ -100,16 +110,17 @@ static bool is_same_load(const struct residence *r, const struct tile_op *loop,
 static uint32_t find_loads(const struct residence *r, const struct tile_region *region,
                            const struct tile_op *loads[RESIDENCE_MAX_STREAMS])
 {
-  uint32_t count = 0;
+  uint32_t count = 0, wide = 0;
   for (const struct tile_op *op = region->first; op != NULL; op = op->next) {
     if (count == RESIDENCE_MAX_STREAMS || !may_stream(r, op))
       continue;
+    wide += op->results[0]->type.columns > 1;
     uint32_t at = count++;
     for (; at > 0 && first_use(r, loads[at - 1]) > first_use(r, op); at--)
       loads[at] = loads[at - 1];
     loads[at] = op;
   }
-  return count;
+  return wide > 0 ? count : 0;
 }
 
 /* With one buffer each, the next tile's first stream is copied while the last one is in use. */

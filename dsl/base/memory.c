@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 static atomic_uint_fast64_t allocations;
 static atomic_int_fast64_t live;
@@ -68,6 +70,18 @@ void mem_free(void *block)
     return;
   atomic_fetch_sub_explicit(&live, 1, memory_order_relaxed);
   free(block);
+}
+
+void mem_prefer_large_pages(void *block, size_t size)
+{
+#ifdef MADV_HUGEPAGE
+  const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  const size_t before = (page - (uintptr_t)block % page) % page;
+  if (size > before)
+    madvise((char *)block + before, (size - before) / page * page, MADV_HUGEPAGE);
+#else
+  (void)block, (void)size;
+#endif
 }
 
 struct arena_block {

@@ -31,6 +31,11 @@ void *mem_alloc_zeroed(size_t count, size_t size); /* NULL also when count * siz
 void *mem_realloc(void *block, size_t size);
 void mem_free(void *block);
 
+/* A hint for a block of megabytes that was not written yet: large pages behind it, where the system
+ * has them. Reading such a block then costs no address translations, which on a virtual machine
+ * take more time than the memory. */
+void mem_prefer_large_pages(void *block, size_t size);
+
 /* Test hooks. After mem_fail_at(n) the n-th allocation from now on (n >= 1) fails, and every later
  * one succeeds; 0 switches it off. Both are process-wide. */
 void mem_fail_at(uint64_t n);

@@ -13,7 +13,7 @@
 enum { DEFAULT_STEPS = 64, MOST_STEPS = 1 << 20, MOST_BATCH = 4096, MOST_ROWS = 4096 };
 
 struct decode_request {
-  uint64_t steps, prompt, batch, rows, seed, threads;
+  uint64_t steps, prompt, shared_prefix, batch, rows, seed, threads;
   const char *name, *device;
   int type;
   bool json, unchecked;
@@ -21,8 +21,8 @@ struct decode_request {
 };
 
 struct figures {
-  struct peak peak;            /* of the threads that compute; not of a device */
-  double append_ms, launch_ms; /* medians */
+  struct peak peak;                      /* of the threads that compute; not of a device */
+  double append_ms, launch_ms, apart_ms; /* medians */
   double token_bytes, held_bytes, tokens_per_second, gbytes;
 };
 
@@ -50,7 +50,8 @@ static enum exit_status gather(struct decode *decode, struct figures *f)
 {
   const struct workload *whole = &decode->whole;
   *f = (struct figures){.append_ms = median(decode->append_ms, decode->steps),
-                        .launch_ms = median(decode->launch_ms, decode->steps)};
+                        .launch_ms = median(decode->launch_ms, decode->steps),
+                        .apart_ms = median(decode->apart_ms, decode->steps)};
   uint32_t ring = cache_ring_tokens(whole->spec);
   double kept = (double)whole->keys;
   if (ring > 0 && ring < kept)
@@ -58,6 +59,7 @@ static enum exit_status gather(struct decode *decode, struct figures *f)
   f->token_bytes = cache_token_bytes(decode->plan, whole->type);
   f->held_bytes = (double)whole->batch *
                   (kept * f->token_bytes + cache_sequence_bytes(decode->plan, whole->type));
+  f->held_bytes -= (double)((whole->batch - 1) * decode->shared_prefix) * f->token_bytes;
   f->tokens_per_second =
       (double)(whole->batch * decode->rows) / (f->append_ms + f->launch_ms) * 1e3;
   f->gbytes = f->held_bytes / f->launch_ms * 1e-6;
@@ -125,6 +127,10 @@ static void print_table(const struct decode *decode, const struct figures *f)
       "%-11s%lld of %lld token%s, median %.4g ms to append and %.4g ms to attend, %.5g tokens/s\n",
       "steps", (long long)decode->steps, (long long)decode->rows, decode->rows == 1 ? "" : "s",
       f->append_ms, f->launch_ms, f->tokens_per_second);
+  if (decode->shared_prefix > 0)
+    printf("%-11s%lld tokens of all sequences; without, %.4g ms to attend, and o differs by %.3g at "
+           "most\n",
+           "shared", (long long)decode->shared_prefix, f->apart_ms, decode->sharing_error);
   printf("%-11s%.4g GB/s of the cache", "memory", f->gbytes);
   if (!on_device(decode))
     printf(", %.1f %% of the machine's %.1f", 100 * f->gbytes / f->peak.gbytes, f->peak.gbytes);
@@ -155,6 +161,11 @@ static void print_json(const struct decode *decode, const struct figures *f)
   json_number(&json, "prompt_ms", decode->prompt_ms);
   json_number(&json, "append_ms", f->append_ms);
   json_number(&json, "launch_ms", f->launch_ms);
+  if (decode->shared_prefix > 0) {
+    json_integer(&json, "shared_prefix", decode->shared_prefix);
+    json_number(&json, "apart_ms", f->apart_ms);
+    json_number(&json, "sharing_error", decode->sharing_error);
+  }
   json_number(&json, "tokens_per_second", f->tokens_per_second);
   json_number(&json, "gbytes", f->gbytes);
   if (!on_device(decode)) {
@@ -180,6 +191,7 @@ static enum exit_status settle_sizes(struct decode *decode, const struct decode_
   decode->rows = (int64_t)request->rows;
   decode->prompt = (int64_t)request->prompt;
   decode->steps = (int64_t)request->steps;
+  decode->shared_prefix = (int64_t)request->shared_prefix;
   if (request->files.count > 0)
     return EXIT_FINE;
   int64_t tokens = decode->prompt + decode->steps * decode->rows;
@@ -214,8 +226,9 @@ static enum exit_status refuse_ragged(const struct spec *spec)
 {
   if (spec->cache.layout != CACHE_RAGGED)
     return EXIT_FINE;
-  return fail_with(EXIT_WRONG, "'%s' takes packed sequences (cache ragged), which decode does not "
-                               "make; give it cache dense or paged(page = 16)",
+  return fail_with(EXIT_WRONG,
+                   "'%s' takes packed sequences (cache ragged), which decode does not "
+                   "make; give it cache dense or paged(page = 16)",
                    spec->name);
 }
 
@@ -244,6 +257,8 @@ static enum exit_status run(struct decode *decode, struct document *document,
   if (status == EXIT_FINE)
     status = settle_steps(decode, request);
   if (status == EXIT_FINE)
+    status = decode_share_check(decode);
+  if (status == EXIT_FINE)
     status = prepare_program(&decode->prepared, &decode->whole, document, request->device,
                              request->threads, request->json);
   if (status == EXIT_FINE)
@@ -267,6 +282,9 @@ enum exit_status command_decode(int argc, char **argv)
        MOST_STEPS},
       {"prompt", 0, OPTION_NUMBER, "N", "tokens that come at once before them; 0 by default",
        &request.prompt, 0, PREPARE_MAX_SIZE},
+      {"shared-prefix", 0, OPTION_NUMBER, "N",
+       "the first N tokens of the prompt are the same in all sequences, in pages that they share",
+       &request.shared_prefix, 0, PREPARE_MAX_SIZE},
       {"batch", 'b', OPTION_NUMBER, "N", "sequences; 1 by default", &request.batch, 1, MOST_BATCH},
       {"rows", 0, OPTION_NUMBER, "N", "tokens of each step; 1 by default", &request.rows, 1,
        MOST_ROWS},

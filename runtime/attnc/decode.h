@@ -1,5 +1,5 @@
 /* attnc decode: a spec against a cache that grows, step by step. decode.c has the command,
- * decode_run.c the steps, decode_check.c their comparison.
+ * decode_run.c the steps, decode_check.c their comparison, decode_share.c shared prefixes.
  */
 #ifndef ATTN_RUNTIME_ATTNC_DECODE_H
 #define ATTN_RUNTIME_ATTNC_DECODE_H
@@ -26,6 +26,11 @@ struct decode {
   /* Milliseconds: of the prompt, and of each step. */
   double prompt_ms, *append_ms, *launch_ms;
 
+  /* Tokens that all sequences begin with, in the same pages; 0. Steps then launch twice, first each
+   * sequence for itself: milliseconds, and the largest difference of o. */
+  int64_t shared_prefix;
+  double *apart_ms, sharing_error;
+
   bool checks;
   int64_t checked;              /* steps that were compared, the prompt among them */
   struct comparison comparison; /* the worst of them */
@@ -41,7 +46,10 @@ struct decode {
 
 /* A step while its batch is open: what it launches on. */
 struct decode_step {
-  int64_t from, count;  /* its tokens */
+  int64_t from, count; /* its tokens */
+  int64_t sequences;   /* the first of all */
+  bool appends, attends;
+  int64_t shared;       /* leading tokens that its sequences share */
   struct workload rows; /* q, o, outputs, inputs that are not cached */
   const attn_named_tensor *tensors;
   size_t tensor_count;
@@ -65,6 +73,16 @@ enum exit_status decode_try(struct decode *decode, const struct spec *spec, enum
 enum exit_status decode_take(const struct decode *decode, struct workload *step,
                              enum workload_role role, uint32_t number, int64_t from,
                              int64_t first_key);
+
+/* ---- decode_share.c ---- */
+
+/* Whether the shared prefix fits the spec, prompt and batch; fine for 0. */
+enum exit_status decode_share_check(const struct decode *decode);
+/* Makes the first tokens of all sequences those of the first one. */
+enum exit_status decode_share_tokens(struct decode *decode);
+/* Notes the difference of o of two launches. */
+void decode_share_compare(struct decode *decode, const struct tensor *shared,
+                          const struct tensor *apart);
 
 /* Fills the scales that append only reads; before the first tokens. */
 attn_status decode_calibrate(const struct decode *decode, const struct decode_step *step);

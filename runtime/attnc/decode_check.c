@@ -314,8 +314,9 @@ static void note(struct decode *decode, const struct comparison *comparison)
 }
 
 static enum exit_status compare_with_content(struct decode *decode, struct decode_step *step,
-                                     struct content *content, const struct cache_spec *applied,
-                                     struct expr_evaluator *evaluator)
+                                             struct content *content,
+                                             const struct cache_spec *applied,
+                                             struct expr_evaluator *evaluator)
 {
   const struct spec *spec = decode->whole.spec;
   struct workload seen;
@@ -403,8 +404,8 @@ static const char *why_no_prefill(const struct decode *decode)
   const struct spec_cache *cache = &decode->whole.spec->cache;
   if (cache_is_quantised(&cache->k) || cache_is_quantised(&cache->v))
     return "the cache is quantised, and one launch on k and v is not";
-  bool v_as_given = decode->whole.spec->value_is_key ||
-                    stored_type(decode, EXPR_TENSOR_V) == decode->whole.type;
+  bool v_as_given =
+      decode->whole.spec->value_is_key || stored_type(decode, EXPR_TENSOR_V) == decode->whole.type;
   if (stored_type(decode, EXPR_TENSOR_K) != decode->whole.type || !v_as_given)
     return "the cache rounds to a type of its own, and one launch on k and v does not";
   if (cache->positions != CACHE_POSITIONS_ORIGINAL)

@@ -125,13 +125,15 @@ static attn_status append(struct decode *decode, struct decode_step *step, struc
   return status == ATTN_OK ? attn_sync(decode->prepared.context, NULL) : status;
 }
 
-static attn_status launch(struct decode *decode, struct decode_step *step, char *error, size_t size)
+static attn_status launch(struct decode *decode, struct decode_step *step, int64_t shared,
+                          char *error, size_t size)
 {
   struct workload_call call;
   workload_call_init(&call, &step->rows);
   call.arguments.cache = step->tensors;
   call.arguments.cache_count = step->tensor_count;
   call.arguments.max_length = step->rows.keys;
+  call.arguments.shared_prefix = shared;
   call.arguments.error = error;
   call.arguments.error_size = size;
   attn_status status = attn_launch(decode->prepared.program, &call.arguments);
@@ -139,8 +141,29 @@ static attn_status launch(struct decode *decode, struct decode_step *step, char 
 }
 
 struct step_times {
-  double append, launch;
+  double append, launch, apart;
 };
+
+/* The launch that does not share, and what it gives. */
+static attn_status launch_apart(struct decode *decode, struct decode_step *step,
+                                struct tensor *apart, double *ms)
+{
+  char *error = decode->error;
+  const size_t size = sizeof(decode->error);
+  const double start = now_ms();
+  attn_status status = launch(decode, step, 0, error, size);
+  *ms = now_ms() - start;
+  if (status == ATTN_OK)
+    status = device_download(&step->rows, decode->prepared.context, error, size);
+  if (status != ATTN_OK)
+    return status;
+  *apart = step->rows.o;
+  apart->data = mem_alloc(apart->bytes + 1);
+  if (apart->data == NULL)
+    return ATTN_ERROR_OUT_OF_MEMORY;
+  memcpy(apart->data, step->rows.o.data, apart->bytes);
+  return ATTN_OK;
+}
 
 /* With the text of it in decode->error. */
 static enum exit_status failed(struct decode *decode, attn_status status)
@@ -160,15 +183,23 @@ static enum exit_status compute(struct decode *decode, struct decode_step *step,
   attn_status status = device_upload(tokens, context, error, size);
   if (status == ATTN_OK)
     status = device_upload(&step->rows, context, error, size);
+  struct tensor apart = {.data = NULL};
+  *times = (struct step_times){0};
   double start = now_ms();
-  if (status == ATTN_OK)
+  if (status == ATTN_OK && step->appends)
     status = append(decode, step, tokens, error, size);
-  double appended = now_ms();
-  if (status == ATTN_OK)
-    status = launch(decode, step, error, size);
-  *times = (struct step_times){appended - start, now_ms() - appended};
-  if (status == ATTN_OK)
+  times->append = now_ms() - start;
+  if (status == ATTN_OK && step->shared > 0)
+    status = launch_apart(decode, step, &apart, &times->apart);
+  start = now_ms();
+  if (status == ATTN_OK && step->attends)
+    status = launch(decode, step, step->shared, error, size);
+  times->launch = now_ms() - start;
+  if (status == ATTN_OK && step->attends)
     status = device_download(&step->rows, context, error, size);
+  if (status == ATTN_OK && apart.data != NULL)
+    decode_share_compare(decode, &step->rows.o, &apart);
+  mem_free(apart.data);
   if (status != ATTN_OK && error[0] == '\0')
     attn_context_error(context, error, size);
   device_release(&step->rows, context);
@@ -188,13 +219,16 @@ static enum exit_status run_batch(struct decode *decode, struct decode_step *ste
 {
   struct workload tokens;
   start_piece(decode, &tokens, step->count, step->count);
-  enum exit_status status = take_tokens(decode, &tokens, step->from);
+  tokens.batch = step->sequences;
+  enum exit_status status = EXIT_FINE;
+  if (step->appends)
+    status = take_tokens(decode, &tokens, step->from);
   if (status == EXIT_FINE)
     status = take_rows(decode, step);
   if (status == EXIT_FINE)
     status = compute(decode, step, &tokens, times);
   workload_free(&tokens);
-  if (status != EXIT_FINE)
+  if (status != EXIT_FINE || !step->attends)
     return status;
   keep_rows(decode, step);
   return decode_wants_check(decode, step->from) ? decode_check(decode, step) : EXIT_FINE;
@@ -209,25 +243,26 @@ static int64_t keys_after(const struct decode *decode, int64_t tokens)
   return ranks && tokens > ring ? ring : tokens;
 }
 
-static enum exit_status run_step(struct decode *decode, int64_t from, int64_t count,
+static enum exit_status run_step(struct decode *decode, struct decode_step step,
                                  struct step_times *times)
 {
-  struct decode_step step = {.from = from, .count = count};
   attn_cache_batch *batch = NULL;
-  int64_t sequences = decode->whole.batch;
-  for (int64_t b = 0; b < sequences; b++)
-    decode->new_tokens[b] = (uint32_t)count;
+  for (int64_t b = 0; b < step.sequences; b++)
+    decode->new_tokens[b] = step.appends ? (uint32_t)step.count : 0;
   attn_status opened = attn_cache_begin(decode->cache, decode->sequences, decode->new_tokens,
-                                        (size_t)sequences, &batch);
+                                        (size_t)step.sequences, &batch);
   if (opened == ATTN_OK)
     opened = attn_cache_tensors(batch, 0, &step.tensors, &step.tensor_count);
-  if (opened == ATTN_OK && from == 0)
+  if (opened == ATTN_OK && step.from == 0 && step.appends)
     opened = decode_calibrate(decode, &step);
   if (opened != ATTN_OK) {
     attn_cache_cancel(batch);
     return cache_failed(decode, opened);
   }
-  start_piece(decode, &step.rows, count, keys_after(decode, from + count));
+  if (decode->shared_prefix > 0 && step.attends)
+    step.shared = attn_cache_shared_prefix(batch);
+  start_piece(decode, &step.rows, step.count, keys_after(decode, step.from + step.count));
+  step.rows.batch = step.sequences;
   enum exit_status status = run_batch(decode, &step, times);
   workload_free(&step.rows);
   if (status != EXIT_FINE) {
@@ -267,7 +302,8 @@ static enum exit_status open_cache(struct decode *decode)
     complain("%s", error);
   if (status != ATTN_OK)
     return exit_of_attn(status);
-  for (int64_t b = 0; b < whole->batch; b++) {
+  const int64_t first = decode->shared_prefix > 0 ? 1 : whole->batch; /* the others are forks */
+  for (int64_t b = 0; b < first; b++) {
     status = attn_cache_add(decode->cache, &decode->sequences[b]);
     if (status != ATTN_OK)
       return cache_failed(decode, status);
@@ -275,20 +311,52 @@ static enum exit_status open_cache(struct decode *decode)
   return EXIT_FINE;
 }
 
+/* The first sequence appends the prefix, and the others are forks of it. */
+static enum exit_status run_prefix(struct decode *decode)
+{
+  const int64_t batch = decode->whole.batch;
+  struct decode_step step = {.count = decode->shared_prefix, .sequences = 1, .appends = true};
+  struct step_times times;
+  enum exit_status status = run_step(decode, step, &times);
+  decode->prompt_ms += times.append;
+  for (int64_t b = 1; b < batch && status == EXIT_FINE; b++) {
+    attn_status forked =
+        attn_cache_fork(decode->cache, decode->sequences[0], &decode->sequences[b]);
+    if (forked != ATTN_OK)
+      return cache_failed(decode, forked);
+  }
+  if (status != EXIT_FINE)
+    return status;
+  step.sequences = batch;
+  step.appends = false;
+  step.attends = true;
+  status = run_step(decode, step, &times);
+  decode->prompt_ms += times.launch;
+  return status;
+}
+
 static enum exit_status run_steps(struct decode *decode)
 {
   bool talks = is_terminal(STDERR_FILENO);
   double shown = 0;
   struct step_times times;
+  struct decode_step step = {.sequences = decode->whole.batch, .appends = true, .attends = true};
   enum exit_status status = EXIT_FINE;
-  if (decode->prompt > 0) {
-    status = run_step(decode, 0, decode->prompt, &times);
-    decode->prompt_ms = times.append + times.launch;
+  if (decode->shared_prefix > 0)
+    status = run_prefix(decode);
+  if (decode->prompt > decode->shared_prefix && status == EXIT_FINE) {
+    step.from = decode->shared_prefix;
+    step.count = decode->prompt - decode->shared_prefix;
+    status = run_step(decode, step, &times);
+    decode->prompt_ms += times.append + times.launch;
   }
+  step.count = decode->rows;
   for (int64_t n = 0; n < decode->steps && status == EXIT_FINE; n++) {
-    status = run_step(decode, decode->prompt + n * decode->rows, decode->rows, &times);
+    step.from = decode->prompt + n * decode->rows;
+    status = run_step(decode, step, &times);
     decode->append_ms[n] = times.append;
     decode->launch_ms[n] = times.launch;
+    decode->apart_ms[n] = times.apart;
     if (talks && now_ms() - shown > 200) {
       shown = now_ms();
       fprintf(stderr, "\rstep %lld of %lld ...", (long long)n + 1, (long long)decode->steps);
@@ -306,6 +374,7 @@ void decode_free(struct decode *decode)
   mem_free(decode->new_tokens);
   mem_free(decode->append_ms);
   mem_free(decode->launch_ms);
+  mem_free(decode->apart_ms);
   if (decode->plan != NULL)
     arena_free(&decode->arena);
   workload_free(&decode->whole);
@@ -314,7 +383,8 @@ void decode_free(struct decode *decode)
 bool decode_is_right(const struct decode *decode)
 {
   bool prefill = decode->no_prefill != NULL || decode->prefill_error <= 2 * decode->widest_bound;
-  return decode->checked == 0 || (decode->comparison.ok && prefill);
+  bool sharing = decode->sharing_error <= 2 * decode->widest_bound;
+  return decode->checked == 0 || (decode->comparison.ok && prefill && sharing);
 }
 
 static const struct cache_plan *make_plan(struct decode *decode)
@@ -334,11 +404,14 @@ enum exit_status decode_run(struct decode *decode)
   decode->new_tokens = mem_alloc_zeroed(batch, sizeof(*decode->new_tokens));
   decode->append_ms = mem_alloc_zeroed(steps, sizeof(double));
   decode->launch_ms = mem_alloc_zeroed(steps, sizeof(double));
+  decode->apart_ms = mem_alloc_zeroed(steps, sizeof(double));
   decode->plan = make_plan(decode);
   if (decode->sequences == NULL || decode->new_tokens == NULL || decode->append_ms == NULL ||
-      decode->launch_ms == NULL || decode->plan == NULL)
+      decode->launch_ms == NULL || decode->apart_ms == NULL || decode->plan == NULL)
     return fail_memory();
-  enum exit_status status = open_cache(decode);
+  enum exit_status status = decode_share_tokens(decode);
+  if (status == EXIT_FINE)
+    status = open_cache(decode);
   if (status == EXIT_FINE)
     status = run_steps(decode);
   if (status == EXIT_FINE && decode->checks)

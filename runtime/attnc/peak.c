@@ -195,6 +195,7 @@ static bool make_buffers(struct worker *workers, unsigned threads)
     workers[n].block = mem_alloc(size + sizeof(wide));
     if (workers[n].block == NULL)
       return false;
+    mem_prefer_large_pages(workers[n].block, size + sizeof(wide));
     memset(workers[n].block, 1, size + sizeof(wide)); /* so that there is memory behind it */
     uintptr_t address = (uintptr_t)workers[n].block;
     size_t shift = (sizeof(wide) - address % sizeof(wide)) % sizeof(wide);

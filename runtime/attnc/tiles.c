@@ -158,36 +158,34 @@ void tiles_count_entered(struct visible *visible, const struct tile_size *size,
   *counts = count_one(&tiles, MAX_STEPS);
 }
 
-bool tiles_count(struct workload *workload, const struct tile_size *size,
-                 struct tile_counts *counts)
+struct tiles_question {
+  const struct tile_size *size;
+  struct tile_counts *counts;
+};
+
+static void count_all(struct visible *visible, void *data)
 {
-  struct arena arena;
-  *counts = (struct tile_counts){0};
-  arena_init(&arena);
-  if (arena_guard(&arena)) {
-    arena_free(&arena);
-    return false;
-  }
-  if (arena_guard(workload->spec->pool->arena)) { /* which the analysis adds to */
-    arena_free(&arena);
-    return false;
-  }
-  struct visible visible;
+  const struct tiles_question *question = data;
+  const struct workload *workload = visible->workload;
   struct tiles tiles;
-  visible_open(&visible, workload, &arena);
-  tiles_open(&tiles, &visible, size);
+  tiles_open(&tiles, visible, question->size);
   int64_t heads = visible_by_head(workload->spec) ? workload->spec->query_heads : 1;
   int64_t sequences = visible_by_sequence(workload) ? workload->batch : workload->batch > 0;
   for (int64_t b = 0; b < sequences; b++) {
     for (int64_t h = 0; h < heads; h++) {
-      visible_enter(&visible, b, h);
+      visible_enter(visible, b, h);
       struct tile_counts one = count_one(&tiles, MAX_STEPS / (sequences * heads));
-      accumulate(counts, &one);
+      accumulate(question->counts, &one);
     }
   }
   if (sequences > 0)
-    scale(counts,
+    scale(question->counts,
           (double)(workload->spec->query_heads / heads) * (double)(workload->batch / sequences));
-  arena_free(&arena);
-  return true;
+}
+
+bool tiles_count(struct workload *workload, const struct tile_size *size,
+                 struct tile_counts *counts)
+{
+  *counts = (struct tile_counts){0};
+  return visible_ask(workload, count_all, &(struct tiles_question){size, counts});
 }

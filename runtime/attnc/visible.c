@@ -287,7 +287,7 @@ static int64_t different_sequences(const struct workload *workload)
   return visible_by_sequence(workload) ? workload->batch : workload->batch > 0;
 }
 
-bool visible_count(struct workload *workload, uint64_t *visible, uint64_t *pairs)
+bool visible_ask(struct workload *workload, visible_question *ask, void *data)
 {
   struct arena arena;
   arena_init(&arena);
@@ -299,23 +299,41 @@ bool visible_count(struct workload *workload, uint64_t *visible, uint64_t *pairs
     arena_free(&arena);
     return false;
   }
-  struct visible counter;
-  visible_open(&counter, workload, &arena);
+  struct visible visible;
+  visible_open(&visible, workload, &arena);
+  ask(&visible, data);
+  arena_free(&arena);
+  return true;
+}
+
+struct exact_count {
+  uint64_t visible, pairs;
+};
+
+static void count_all(struct visible *counter, void *data)
+{
+  struct exact_count *count = data;
+  const struct workload *workload = counter->workload;
   int64_t heads = different_heads(workload), sequences = different_sequences(workload);
   uint64_t repeat = workload->spec->query_heads / (uint64_t)heads;
   if (sequences > 0)
     repeat *= (uint64_t)(workload->batch / sequences);
-  *visible = 0;
-  *pairs = 0;
   for (int64_t b = 0; b < sequences; b++) {
     for (int64_t h = 0; h < heads; h++) {
-      visible_enter(&counter, b, h);
-      *visible += repeat * visible_pairs(&counter, 0, counter.queries, 0, counter.keys);
-      *pairs += repeat * (uint64_t)counter.queries * (uint64_t)counter.keys;
+      visible_enter(counter, b, h);
+      count->visible += repeat * visible_pairs(counter, 0, counter->queries, 0, counter->keys);
+      count->pairs += repeat * (uint64_t)counter->queries * (uint64_t)counter->keys;
     }
   }
-  arena_free(&arena);
-  return true;
+}
+
+bool visible_count(struct workload *workload, uint64_t *visible, uint64_t *pairs)
+{
+  struct exact_count count = {0};
+  const bool good = visible_ask(workload, count_all, &count);
+  *visible = count.visible;
+  *pairs = count.pairs;
+  return good;
 }
 
 int64_t visible_boundary(int64_t size, int64_t parts, int64_t n)
@@ -352,54 +370,48 @@ static double row_visible(struct visible *counter, const struct visibility_runs 
   return visible;
 }
 
-static void estimate(struct workload *workload, struct arena *arena, double *visible, double *pairs)
+struct estimate {
+  double visible, pairs;
+};
+
+static void estimate(struct visible *counter, void *data)
 {
-  struct visible counter;
+  struct estimate *estimate = data;
+  const struct workload *workload = counter->workload;
   struct visibility_runs each;
-  visible_open(&counter, workload, arena);
-  visibility_runs_build(workload->spec->pool, &counter.visibility->keys, 1, &each);
+  visibility_runs_build(workload->spec->pool, &counter->visibility->keys, 1, &each);
   int64_t heads = different_heads(workload), sequences = different_sequences(workload);
   int64_t rows = 1 + SAMPLED_ROWS / (heads * sequences);
   double repeat =
       (double)(workload->spec->query_heads / heads) * (double)(workload->batch / sequences);
   for (int64_t n = 0; n < sequences * heads; n++) {
-    visible_enter(&counter, n / heads, n % heads);
-    int64_t looked_at = rows < counter.queries ? rows : counter.queries;
+    visible_enter(counter, n / heads, n % heads);
+    int64_t looked_at = rows < counter->queries ? rows : counter->queries;
     for (int64_t k = 0; k < looked_at; k++) {
-      int64_t first = visible_boundary(counter.queries, looked_at, k);
-      int64_t end = visible_boundary(counter.queries, looked_at, k + 1);
-      *visible +=
-          repeat * (double)(end - first) * row_visible(&counter, &each, first + (end - first) / 2);
+      int64_t first = visible_boundary(counter->queries, looked_at, k);
+      int64_t end = visible_boundary(counter->queries, looked_at, k + 1);
+      estimate->visible +=
+          repeat * (double)(end - first) * row_visible(counter, &each, first + (end - first) / 2);
     }
-    *pairs += repeat * (double)counter.queries * (double)counter.keys;
+    estimate->pairs += repeat * (double)counter->queries * (double)counter->keys;
   }
 }
 
 bool visible_estimate(struct workload *workload, double *visible, double *pairs, bool *sampled)
 {
-  uint64_t exact = 0, all = 0;
-  *visible = 0;
-  *pairs = 0;
   *sampled = (double)(different_sequences(workload) * different_heads(workload)) *
                  (double)workload->queries * (double)workload->keys >
              EXACT_PAIRS;
-  if (!*sampled) {
-    bool good = visible_count(workload, &exact, &all);
-    *visible = (double)exact;
-    *pairs = (double)all;
+  if (*sampled) {
+    struct estimate found = {0};
+    const bool good = visible_ask(workload, estimate, &found);
+    *visible = found.visible;
+    *pairs = found.pairs;
     return good;
   }
-  struct arena arena;
-  arena_init(&arena);
-  if (arena_guard(&arena)) {
-    arena_free(&arena);
-    return false;
-  }
-  if (arena_guard(workload->spec->pool->arena)) { /* which the analysis adds to */
-    arena_free(&arena);
-    return false;
-  }
-  estimate(workload, &arena, visible, pairs);
-  arena_free(&arena);
-  return true;
+  uint64_t exact = 0, all = 0;
+  const bool good = visible_count(workload, &exact, &all);
+  *visible = (double)exact;
+  *pairs = (double)all;
+  return good;
 }

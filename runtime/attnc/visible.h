@@ -35,6 +35,11 @@ struct visible {
 
 /* In the arena, within its guard. `visible` must stay where it is. */
 void visible_open(struct visible *visible, struct workload *workload, struct arena *arena);
+
+/* Calls `ask` with an open one, in an arena of its own. False when out of memory. */
+typedef void visible_question(struct visible *visible, void *data);
+bool visible_ask(struct workload *workload, visible_question *ask, void *data);
+
 void visible_enter(struct visible *visible, int64_t b, int64_t h);
 
 /* Rows [r0, r1) and keys [j0, j1), which exist. */

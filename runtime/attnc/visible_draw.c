@@ -64,22 +64,19 @@ static void draw(struct visible *counter, int64_t h, FILE *out)
   fprintf(out, "%7s  █ ▀ ▄ visible   · hidden%s\n", "", shaded ? "   ░ ▒ ▓ partly visible" : "");
 }
 
+struct drawing {
+  int64_t b, h;
+  FILE *out;
+};
+
+static void draw_one(struct visible *counter, void *data)
+{
+  const struct drawing *drawing = data;
+  visible_enter(counter, drawing->b, drawing->h);
+  draw(counter, drawing->h, drawing->out);
+}
+
 bool visible_draw(struct workload *workload, int64_t b, int64_t h, FILE *out)
 {
-  struct arena arena;
-  arena_init(&arena);
-  if (arena_guard(&arena)) {
-    arena_free(&arena);
-    return false;
-  }
-  if (arena_guard(workload->spec->pool->arena)) { /* which the analysis adds to */
-    arena_free(&arena);
-    return false;
-  }
-  struct visible counter;
-  visible_open(&counter, workload, &arena);
-  visible_enter(&counter, b, h);
-  draw(&counter, h, out);
-  arena_free(&arena);
-  return true;
+  return visible_ask(workload, draw_one, &(struct drawing){b, h, out});
 }

@@ -181,6 +181,22 @@ START_TEST(not_finite)
 }
 END_TEST
 
+/* Numbers whose scale, or zero, f16 does not hold: the codes beside them are those of the largest
+ * that it does hold, and everything stays finite. */
+START_TEST(too_large_for_a_scale)
+{
+  static const char text[] =
+      "attention a {\n heads q = 4, kv = 2\n dim qk = 16, v = 8\n"
+      " cache paged(page = 8), k = int4(), v = int2(group = 4, asymmetric = true)\n}\n";
+  const double values[] = {1e6, -3e5, 1e38, 458000, 65519};
+  struct world w;
+  open_world(&w, text, DTYPE_F32, true);
+  for (int k = 0; k < 10; k++)
+    append_some(&w, values[k % 5]);
+  close_world(&w);
+}
+END_TEST
+
 /* Lengths, tables and pages that are wrong change nothing but slots of their own sequence. */
 static void check_wrong(const char *text, const int64_t lengths[BATCH], int64_t entry)
 {
@@ -242,6 +258,7 @@ int main(void)
   tcase_add_test(tests, latent);
   tcase_add_test(tests, inputs);
   tcase_add_test(tests, not_finite);
+  tcase_add_test(tests, too_large_for_a_scale);
   tcase_add_test(tests, wrong_lengths);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);

@@ -1,7 +1,7 @@
 /* Random specs, compiled code against the reference, and the specs of regressions/, which failed
  * once.
  *
- *     RANDOM_SPECS=FIRST:COUNT   the seeds (0:2000)
+ *     RANDOM_SPECS=FIRST:COUNT   the seeds (0:1000)
  *     RANDOM_SPECS_REASONS=1     prints why specs are skipped
  *     ATTN_TEST_DEVICE=cuda:0    where compiled code runs (cpu); specs and cases are then smaller
  *     --caches                   specs with a cache, in steps on it
@@ -387,7 +387,7 @@ static bool show(const struct setup *setup, uint64_t seed)
 int main(int argc, char **argv)
 {
   unsigned long long first = 0;
-  unsigned long long count = 2000;
+  unsigned long long count = 1000;
   const char *seeds = getenv("RANDOM_SPECS"), *program = argv[0];
   const char *device = getenv("ATTN_TEST_DEVICE");
   struct setup setup = {.device = "cpu"};

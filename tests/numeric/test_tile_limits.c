@@ -16,13 +16,14 @@ static void teardown(void)
   arena_free(&arena);
 }
 
-/* An online softmax over three tiles of keys. Row m sees the `span` keys from m + first on. What no
- * row of a tile sees is wanted before the products that stand ahead of it. */
+/* An online softmax over three tiles of keys. Row m sees the `span` keys from m + first on, with
+ * `holes` only those that are not 3 modulo 7. What no row of a tile sees is wanted before the
+ * products that stand ahead of it. */
 static const char softmax[] =
     "kernel t\n"
     "  tensor q f32[2] tensor k f32[2] tensor v f32[2] tensor c f32[2]\n"
     "  tensor y f32[2] written tensor s f32[1] written tensor r f32[1] written\n"
-    "  param lm int param first int param span int site tensor 3 dim 0\n"
+    "  param lm int param first int param span int param holes int site tensor 3 dim 0\n"
     "{\n"
     "  %tasks: index = scalar => 1L\n"
     "  parallel (%task) < (%tasks) {\n"
@@ -42,7 +43,8 @@ static const char softmax[] =
     "    %o: f32[_M_,_D_], %m: f32[_M_,1], %s: f32[_M_,1], %r: f32[_M_,1] = for %j = %z to %end "
     "step _N_ carry (%oc = %o0, %mc = %m0, %sc = %s0, %rc = %s0) {\n"
     "      %keys: i32[1,_N_] = iota %j\n"
-    "      %vis: bool[_M_,_N_] = map %rows, %keys => $0 + first <= $1 and $1 < $0 + first + span\n"
+    "      %vis: bool[_M_,_N_] = map %rows, %keys => $0 + first <= $1 and $1 < $0 + first + span "
+    "and (holes == 0 or $1 % 7 != 3)\n"
     "      limit_columns %vis _RANGE_\n"
     "      %k: f32[_N_,_D_] = load k[%j, %z] rows 0 columns 1 live %all, %all\n"
     "_SCORES_"
@@ -142,8 +144,17 @@ static const struct schedule schedules[] = {
     {0}, {.lanes = 4, .row_vectors = 1, .column_registers = 3}, {.row_vectors = 3}};
 enum { SCHEDULES = sizeof(schedules) / sizeof(*schedules) };
 
+/* NaN in values that no row sees. */
+static void hide_values(struct tile_array *v, struct sizes sizes, int first, int span, bool holes)
+{
+  const int end = span > 0 ? first + sizes.m - 1 + span : first;
+  for (int j = 0; j < 3 * sizes.n; j++)
+    for (int c = 0; c < sizes.d && (j < first || j >= end || (holes && j % 7 == 3)); c++)
+      tile_array_set(v, (int64_t)j * sizes.d + c, (double)NAN);
+}
+
 static void compare(struct tile_code *code, const char *text, struct sizes sizes, int lm, int first,
-                    int span)
+                    int span, bool holes)
 {
   struct tile_array arrays[] = {array("q", 2, sizes.m, sizes.d),
                                 array("k", 2, 3 * sizes.n, sizes.d),
@@ -153,8 +164,9 @@ static void compare(struct tile_code *code, const char *text, struct sizes sizes
                                 array("s", 1, sizes.m, 0),
                                 array("r", 1, sizes.m, 0)};
   enum { COUNT = sizeof(arrays) / sizeof(*arrays) };
-  struct tile_argument params[] = {{"lm", lm}, {"first", first}, {"span", span}};
-  struct tile_launch launch = {arrays, COUNT, params, 3, {0}};
+  hide_values(&arrays[2], sizes, first, span, holes);
+  struct tile_argument params[] = {{"lm", lm}, {"first", first}, {"span", span}, {"holes", holes}};
+  struct tile_launch launch = {arrays, COUNT, params, 4, {0}};
   const char *error = tile_compare(&arena, code, &launch, 2e-5);
   ck_assert_msg(error == NULL, "M %d, N %d, D %d, %d rows, keys from %d, %d of them: %s\n%s",
                 sizes.m, sizes.n, sizes.d, lm, first, span, error, text);
@@ -173,7 +185,7 @@ static void compare_windows(const char *text, struct sizes sizes, const struct s
   ck_assert_msg(error == NULL, "%s\n%s", error, text);
   for (size_t k = 0; k < sizeof(windows) / sizeof(*windows); k++)
     compare(&code, text, sizes, k % 3 == 2 ? sizes.m * 2 / 3 : sizes.m, windows[k][0],
-            windows[k][1]);
+            windows[k][1], k % 2 != 0);
   tile_code_close(&code);
 }
 

@@ -1,18 +1,21 @@
 /* What the kernels of the examples take on a GPU, as NVIDIA's assembler tells it:
  *
- *   ptxas_table TYPE EXAMPLES TABLE
+ *   ptxas_table TYPE TABLE FOLDER...
  *
- * compiles the attentions of EXAMPLES/NAME.attn for sm_80 with storage of TYPE (f32, f16, bf16),
- * assembles them for sm_80 and compares registers, shared memory, stack and spills with the file
- * TABLE, so that a change that costs some is seen. Of f16 those are all, of the other types one in
- * six; one in twelve is assembled for later processors too. Where there is no assembler the test is
- * skipped; another version than the table's only has to take the kernels.
+ * compiles the attentions of FOLDER/NAME.attn for sm_80 with storage of TYPE (f32, f16, bf16),
+ * those with a cache also for decoding on it and for appending to it, assembles them for sm_80 and
+ * compares registers, shared memory, stack and spills with the file TABLE, so that a change that
+ * costs some is seen. The shared memory must be what the budget told before there was code. Of f16
+ * those are all, of the other types those that are of that type alone and one in eight. One in
+ * sixteen is assembled for sm_90 too. Where there is no assembler the test is skipped; another
+ * version than the table's only has to take the kernels.
  *
  *   GOLDEN_UPDATE=1   in the environment: rewrites the table
- *   PTXAS_ALL=1       all attentions for all processors; what the table does not list is only
- *                     assembled (minutes)
+ *   PTXAS_ALL=1       all attentions for all processors, and a summary (minutes); what the table
+ *                     does not list is only assembled
+ *   PTXAS_ALL=sm_90   for sm_80 and that one
  */
-#include "compiler/pipeline.h"
+#include "compiler/schedule/budget.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/ptxas.h"
 
@@ -22,17 +25,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SKIPPED = 77, MAX_EXAMPLES = 512, LISTED_EVERY = 6, ASSEMBLED_EVERY = 12 };
+enum { SKIPPED = 77, MAX_EXAMPLES = 512, LISTED_EVERY = 8, ASSEMBLED_EVERY = 16 };
 
-static const char table_processor[] = "sm_80";
-static const char *const later_processors[] = {"sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};
-enum { LATER_COUNT = sizeof(later_processors) / sizeof(*later_processors) };
+/* The first is the table's. */
+static const char *const processors[] = {"sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};
+enum { PROCESSOR_COUNT = sizeof(processors) / sizeof(*processors), SAMPLED = 3 /* sm_90 */ };
 
 struct run {
   enum dtype type;
-  bool all;
+  const char *all; /* PTXAS_ALL, or NULL */
   FILE *table;     /* the table as it is now */
-  unsigned number; /* of the attention at hand */
+  unsigned number; /* of the attention at hand, by its name: others do not move it */
+  bool listed;
+  unsigned kernels[PROCESSOR_COUNT], spilling[PROCESSOR_COUNT];
   unsigned failures;
 };
 
@@ -48,17 +53,36 @@ static void fail(struct run *run, const char *format, ...)
 }
 
 static bool assemble(struct run *run, struct arena *arena, const char *name, const char *text,
-                     const char *processor, struct ptxas_report *report)
+                     unsigned processor, struct ptxas_report *report)
 {
   if (arena_guard(arena)) {
     fail(run, "%s: out of memory", name);
     return false;
   }
   const char *message;
-  enum ptxas_status status = ptxas_run(arena, text, processor, report, &message);
-  if (status != PTXAS_OK)
-    fail(run, "%s for %s: %s", name, processor, message);
-  return status == PTXAS_OK;
+  enum ptxas_status status = ptxas_run(arena, text, processors[processor], report, &message);
+  if (status != PTXAS_OK) {
+    fail(run, "%s for %s: %s", name, processors[processor], message);
+    return false;
+  }
+  for (size_t k = 0; k < report->kernels.count; k++) {
+    const struct ptxas_kernel *kernel = &report->kernels.items[k];
+    run->kernels[processor]++;
+    if (kernel->spill_stores + kernel->spill_loads == 0)
+      continue;
+    run->spilling[processor]++;
+    if (run->all != NULL)
+      printf("%s: %s %s: %u bytes stored, %u loaded\n", processors[processor], name, kernel->name,
+             kernel->spill_stores, kernel->spill_loads);
+  }
+  return true;
+}
+
+static bool is_wanted(const struct run *run, unsigned processor)
+{
+  if (run->all == NULL)
+    return processor == SAMPLED && run->number % ASSEMBLED_EVERY == 0;
+  return strcmp(run->all, "1") == 0 || strcmp(run->all, processors[processor]) == 0;
 }
 
 static const struct compiled_kernel *find_kernel(const struct compiled *compiled, const char *name)
@@ -69,9 +93,13 @@ static const struct compiled_kernel *find_kernel(const struct compiled *compiled
   return NULL;
 }
 
-static bool is_listed(const struct run *run)
+/* FNV-1a, http://www.isthe.com/chongo/tech/comp/fnv */
+static unsigned number_of(const char *name)
 {
-  return run->type == DTYPE_F16 || run->number % LISTED_EVERY == 0;
+  uint32_t hash = UINT32_C(2166136261);
+  for (; *name != '\0'; name++)
+    hash = (hash ^ (unsigned char)*name) * UINT32_C(16777619);
+  return hash >> 8;
 }
 
 static void assemble_all(struct run *run, struct arena *arena, const char *name,
@@ -79,41 +107,45 @@ static void assemble_all(struct run *run, struct arena *arena, const char *name,
 {
   const char *text = (const char *)compiled->code;
   struct ptxas_report report;
-  if (!assemble(run, arena, name, text, table_processor, &report))
+  if (!assemble(run, arena, name, text, 0, &report))
     return;
-  for (size_t k = 0; k < report.kernels.count && is_listed(run); k++) {
+  for (size_t k = 0; k < report.kernels.count; k++) {
     const struct ptxas_kernel *taken = &report.kernels.items[k];
     const struct compiled_kernel *kernel = find_kernel(compiled, taken->name);
     if (kernel == NULL) {
       fail(run, "%s: the entry %s is none of its kernels", name, taken->name);
       continue;
     }
-    fprintf(run->table, "%-52s %-18s %4u threads %4u registers %7u shared %5u stack %5u spilled\n",
-            name, taken->name, kernel->threads, taken->registers, kernel->shared_bytes,
-            taken->stack, taken->spill_stores + taken->spill_loads);
+    struct budget told = budget_of_kernel(arena, kernel->tile, &compiled->options.schedule);
+    if (told.shared != kernel->shared_bytes)
+      fail(run, "%s: %s was to take %zu bytes of shared memory and takes %u", name, taken->name,
+           told.shared, kernel->shared_bytes);
+    if (run->listed)
+      fprintf(run->table,
+              "%-52s %-18s %4u threads %4u registers %7u shared %5u stack %5u spilled\n", name,
+              taken->name, kernel->threads, taken->registers, kernel->shared_bytes, taken->stack,
+              taken->spill_stores + taken->spill_loads);
   }
-  for (size_t n = 0; n < LATER_COUNT && (run->all || run->number % ASSEMBLED_EVERY == 0); n++)
-    assemble(run, arena, name, text, later_processors[n], &report);
+  for (unsigned n = 1; n < PROCESSOR_COUNT; n++)
+    if (is_wanted(run, n))
+      assemble(run, arena, name, text, n, &report);
 }
 
-static void compile_spec(struct run *run, struct document *document, const char *name,
-                         const struct spec *spec)
+static void compile_kernels(struct run *run, struct document *document, const char *name,
+                            const struct spec *spec, enum kernel_kind kind)
 {
   struct arena *arena = &document->arena;
   if (arena_guard(arena)) {
     fail(run, "%s: out of memory", name);
     return;
   }
-  run->number++;
-  if ((spec->type != DTYPE_ANY && spec->type != run->type) || !(is_listed(run) || run->all))
-    return;
   const struct compile_options options = {
-      .target = TARGET_SM_80, .kernel = KERNEL_FORWARD, .type = run->type};
+      .target = TARGET_SM_80, .kernel = kind, .type = run->type, .on_cache = kind == KERNEL_DECODE};
   struct diagnostics said;
   diagnostics_init(&said, arena, &document->sources);
   struct compiled *compiled = compile_build(arena, spec, &options, &said);
   if (compiled == NULL) {
-    if (is_listed(run))
+    if (run->listed)
       fprintf(run->table, "%-52s %s\n", name,
               said.items.count > 0 ? said.items.items[0].message : "not lowered");
     return;
@@ -125,6 +157,24 @@ static void compile_spec(struct run *run, struct document *document, const char 
   else
     assemble_all(run, arena, name, compiled);
   mem_free(compiled->code);
+}
+
+static void compile_spec(struct run *run, struct document *document, const char *name,
+                         const struct spec *spec)
+{
+  run->number = number_of(name);
+  run->listed =
+      run->type == DTYPE_F16 || spec->type == run->type || run->number % LISTED_EVERY == 0;
+  if ((spec->type != DTYPE_ANY && spec->type != run->type) || !(run->listed || run->all != NULL))
+    return;
+  compile_kernels(run, document, name, spec, KERNEL_FORWARD);
+  if (spec->cache.layout == CACHE_NONE)
+    return;
+  char longer[320];
+  snprintf(longer, sizeof(longer), "%s, decode", name);
+  compile_kernels(run, document, longer, spec, KERNEL_DECODE);
+  snprintf(longer, sizeof(longer), "%s, append", name);
+  compile_kernels(run, document, longer, spec, KERNEL_APPEND);
 }
 
 static void compile_file(struct run *run, const char *folder, const char *file)
@@ -248,12 +298,12 @@ static void compare(struct run *run, const char *path, const char *now)
 
 int main(int argc, char **argv)
 {
-  if (argc != 4) {
-    fprintf(stderr, "usage: ptxas_table TYPE EXAMPLES TABLE\n");
+  if (argc < 4) {
+    fprintf(stderr, "usage: ptxas_table TYPE TABLE FOLDER...\n");
     return 2;
   }
   static const enum dtype types[] = {DTYPE_F32, DTYPE_F16, DTYPE_BF16};
-  struct run run = {.type = DTYPE_ANY, .all = getenv("PTXAS_ALL") != NULL};
+  struct run run = {.type = DTYPE_ANY, .all = getenv("PTXAS_ALL")};
   for (size_t k = 0; k < sizeof(types) / sizeof(*types); k++)
     if (strcmp(argv[1], dtype_name(types[k])) == 0)
       run.type = types[k];
@@ -276,9 +326,13 @@ int main(int argc, char **argv)
   if (run.table == NULL)
     return 2;
   fprintf(run.table, "%s\n", version);
-  compile_folder(&run, argv[2]);
+  for (int k = 3; k < argc; k++)
+    compile_folder(&run, argv[k]);
   fclose(run.table);
-  compare(&run, argv[3], now);
+  for (unsigned n = 0; n < PROCESSOR_COUNT; n++)
+    printf("%s: %u kernels assembled, %u of them spill\n", processors[n], run.kernels[n],
+           run.spilling[n]);
+  compare(&run, argv[2], now);
   free(now);
   arena_free(&arena);
   return run.failures == 0 ? 0 : 1;

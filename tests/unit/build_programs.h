@@ -17,7 +17,8 @@ struct run {
 enum { MAX_TEXT = 65536 };
 
 /* False when memory runs out; everything is freed then. */
-static inline bool build_text(struct run *run, const char *text, bool ragged)
+static inline bool build_text_with(struct run *run, const char *text, bool ragged,
+                                   const struct compile_options *options)
 {
   memset(run, 0, sizeof(*run));
   arena_init(&run->arena);
@@ -33,15 +34,21 @@ static inline bool build_text(struct run *run, const char *text, bool ragged)
     return true;
   if (ragged)
     file->specs.items[0]->cache.layout = CACHE_RAGGED;
-  struct compile_options options = {.type = DTYPE_F32};
-  run->compiled = compile_build(&run->arena, file->specs.items[0], &options, &run->diagnostics);
+  run->compiled = compile_build(&run->arena, file->specs.items[0], options, &run->diagnostics);
   return true;
 }
 
-/* The program must verify, and read back to the same text. */
-static inline const struct tile_kernel *built(struct run *run, const char *text, bool ragged)
+static inline bool build_text(struct run *run, const char *text, bool ragged)
 {
-  ck_assert(build_text(run, text, ragged));
+  const struct compile_options options = {.type = DTYPE_F32};
+  return build_text_with(run, text, ragged, &options);
+}
+
+/* The program must verify, and read back to the same text. Returns its last kernel. */
+static inline const struct tile_kernel *built_with(struct run *run, const char *text, bool ragged,
+                                                   const struct compile_options *options)
+{
+  ck_assert(build_text_with(run, text, ragged, options));
   ck_assert_msg(run->compiled != NULL, "%s\n%s", text, diagnostics_print(&run->diagnostics, false));
   const struct tile_program *program = run->compiled->program;
   const char *wrong = tile_verify(&run->arena, program);
@@ -56,6 +63,12 @@ static inline const struct tile_kernel *built(struct run *run, const char *text,
   ck_assert_str_eq(tile_print(&run->arena, again), printed);
   ck_assert_ptr_null(tile_verify(&run->arena, again));
   return program->kernels.items[program->kernels.count - 1];
+}
+
+static inline const struct tile_kernel *built(struct run *run, const char *text, bool ragged)
+{
+  const struct compile_options options = {.type = DTYPE_F32};
+  return built_with(run, text, ragged, &options);
 }
 
 /* ---- looking at programs ---- */

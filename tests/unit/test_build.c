@@ -280,7 +280,8 @@ static void merge_partials(enum normalizer normalizer)
   struct row_state x = algebra->init(&b, 16), y = algebra->init(&b, 16);
   struct tile_value *o = tile_splat(&b, TILE_F32, 16, 8, 0),
                     *other = tile_splat(&b, TILE_F32, 16, 8, 1);
-  algebra->merge(&b, &x, &o, &y, &other, 1);
+  const struct row_part parts[] = {{&y, &other}, {&y, &other}, {&y, &other}};
+  algebra->merge(&b, &x, &o, 1, parts, 3);
   struct tile_value **fields[ROWS_MAX_STATE];
   size_t count = row_state_fields(&x, fields);
   for (size_t k = 0; k < count; k++) {

@@ -67,7 +67,83 @@ START_TEST(partial_tiles_are_limited)
   ck_assert_uint_eq(limited_tiles(CAUSAL("output entropy")), 4);
   ck_assert_uint_eq(limited_tiles(CAUSAL("output weights")), 2);
   /* a mask of keys alone is no tile of pairs */
-  ck_assert_uint_eq(limited_tiles("attention a {\n heads q = 4, kv = 2\n dim 16\n align start\n}\n"), 1);
+  ck_assert_uint_eq(
+      limited_tiles("attention a {\n heads q = 4, kv = 2\n dim 16\n align start\n}\n"), 1);
+}
+END_TEST
+
+/* ---- caches ---- */
+
+static size_t loads_of(const struct tile_kernel *kernel, const struct tile_region *region,
+                       const char *tensor)
+{
+  size_t count = 0;
+  for (const struct tile_op *op = region->first; op != NULL; op = op->next)
+    count +=
+        op->kind == TILE_LOAD && strcmp(kernel->tensors.items[op->access.tensor].name, tensor) == 0;
+  return count;
+}
+
+/* Keys before a residual have a loop that knows nothing of it, and asks nothing. */
+START_TEST(residuals_have_a_loop)
+{
+  static const char text[] =
+      "attention a {\n heads q = 4, kv = 2\n dim 32\n mask causal\n cache paged(page = 64), "
+      "k = int4(axis = channel, group = 32, residual = 64), v = int4(axis = token, residual = %s)}";
+  static const char *const residuals[] = {"32", "0"};
+  static const enum target targets[] = {TARGET_HOST, TARGET_SM_80};
+  for (size_t n = 0; n < 4; n++) {
+    const struct compile_options options = {.target = targets[n / 2],
+                                            .kernel = n % 2 == 0 ? KERNEL_DECODE : KERNEL_FORWARD,
+                                            .type = DTYPE_F16,
+                                            .on_cache = true};
+    char spec[512];
+    snprintf(spec, sizeof(spec), text, residuals[n % 2]);
+    struct run run;
+    built_with(&run, spec, false, &options);
+    const struct tile_kernel *kernel = kernel_named(&run, n % 2 == 0 ? "forward_part" : "forward");
+    ck_assert_ptr_nonnull(kernel);
+    const struct tile_op *codes = find_op(kernel->body, TILE_FOR_SEGMENTS), *rest = codes->next;
+    while (rest != NULL && rest->kind != TILE_FOR_SEGMENTS)
+      rest = rest->next;
+    ck_assert_ptr_nonnull(rest);
+    ck_assert_uint_eq(count_ops(kernel->body, TILE_FOR_SEGMENTS), 2);
+    ck_assert_uint_eq(count_ops(kernel->body, TILE_IF), 0);
+    for (int r = 0; r < 2; r++) {
+      ck_assert_uint_eq(loads_of(kernel, codes->regions[r], "cache_k"), 1);
+      ck_assert_uint_eq(loads_of(kernel, codes->regions[r], "cache_k_recent"), 0);
+      ck_assert_uint_eq(loads_of(kernel, codes->regions[r], "cache_v_recent"), 0);
+      ck_assert_uint_eq(loads_of(kernel, rest->regions[r], "cache_k_recent"), 1);
+      ck_assert_uint_eq(loads_of(kernel, rest->regions[r], "cache_v_recent"), 1 - n % 2);
+    }
+    arena_free(&run.arena);
+  }
+}
+END_TEST
+
+/* A GPU merges as many parts at once as registers hold, with one common maximum: no part's sums
+ * are multiplied more than once. */
+START_TEST(parts_are_merged_at_once)
+{
+  static const char text[] = "attention a {\n heads q = 8, kv = 2\n dim 128\n mask causal\n}\n";
+  for (size_t gpu = 0; gpu < 2; gpu++) {
+    const struct compile_options options = {
+        .target = gpu ? TARGET_SM_80 : TARGET_HOST, .kernel = KERNEL_DECODE, .type = DTYPE_F16};
+    struct run run;
+    built_with(&run, text, false, &options);
+    const struct tile_kernel *kernel = kernel_named(&run, "merge");
+    ck_assert_ptr_nonnull(kernel);
+    const struct tile_op *loop = find_op(kernel->body, TILE_FOR);
+    const struct tile_op *choice = find_op(loop->regions[0], TILE_IF);
+    ck_assert_uint_eq((size_t)(choice != NULL), gpu);
+    ck_assert(loop->step == 1 || (gpu && loop->step >= 4));
+    const struct tile_region *several = gpu ? choice->regions[0] : loop->regions[0];
+    size_t sums = 0;
+    for (const struct tile_op *op = several->first; op != NULL; op = op->next)
+      sums += op->kind == TILE_MAP && op->results[0]->type.columns == 128;
+    ck_assert_uint_eq(sums, (size_t)loop->step + 1); /* the sums so far are one more */
+    arena_free(&run.arena);
+  }
 }
 END_TEST
 
@@ -232,6 +308,8 @@ int main(void)
   tcase_set_timeout(tests, 300);
   tcase_add_test(tests, linear_weights_take_one_walk);
   tcase_add_test(tests, partial_tiles_are_limited);
+  tcase_add_test(tests, residuals_have_a_loop);
+  tcase_add_test(tests, parts_are_merged_at_once);
   tcase_add_test(tests, other_weights_take_two);
   tcase_add_test(tests, coefficients_of_rows_wait);
   tcase_add_test(tests, searches_end);

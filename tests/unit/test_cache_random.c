@@ -387,13 +387,14 @@ static void leave(struct model *m, const struct model_batch *b)
   }
 }
 
-/* Pages that the batch takes at most: each sequence's, and one that is copied. */
+/* Pages that the batch takes at most: each sequence's, and those that are copied. */
 static uint64_t most_pages(const struct model *m, const struct model_batch *b)
 {
   const uint32_t page = m->world.cache->page;
+  const uint32_t copied = 1 + (m->world.cache->lag + page - 1) / page;
   uint64_t pages = 0;
   for (size_t n = 0; n < b->count; n++)
-    pages += b->added[n] == 0 ? 0 : (b->added[n] + page - 1) / page + 1;
+    pages += b->added[n] == 0 ? 0 : (b->added[n] + page - 1) / page + copied;
   return pages;
 }
 

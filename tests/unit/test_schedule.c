@@ -146,8 +146,7 @@ START_TEST(registers_are_counted)
   uint32_t rest = budget_of_text(products, four).registers - tiles;
   ck_assert_uint_lt(rest, 100);
   ck_assert_uint_eq(budget_of_text(products, two).registers, rest + 2 * tiles);
-  /* q stays in registers. */
-  ck_assert_uint_eq(budget_of_text(products, wide).registers, rest + tiles / 2 + 4 * 4);
+  ck_assert_uint_eq(budget_of_text(products, wide).registers, rest + tiles / 2);
   /* All rows and columns of o, half of s; q would be too much. */
   ck_assert_uint_eq(budget_of_text(products, keys).registers, rest + 4 * (8 + 2) * 4);
 }

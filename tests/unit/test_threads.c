@@ -1,14 +1,21 @@
-/* The thread pool: every task once, one thread a worker number, jobs of several callers. */
+/* The thread pool: every task once, one thread a worker number, jobs of several callers, and the
+ * processors that threads are for. */
+#define _GNU_SOURCE /* sched_setaffinity */
 #include "runtime/threads.h"
 
 #include "dsl/base/memory.h"
+#include "runtime/processors.h"
 
 #include <check.h>
+#include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 enum { TASKS = 2000 };
 
@@ -174,6 +181,122 @@ START_TEST(the_number_of_threads)
 }
 END_TEST
 
+/* ---- processors ---- */
+
+static cpu_set_t only_the_first(const cpu_set_t *of)
+{
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (size_t n = 0; n < CPU_SETSIZE && CPU_COUNT(&one) == 0; n++) {
+    if (CPU_ISSET(n, of))
+      CPU_SET(n, &one);
+  }
+  return one;
+}
+
+struct masks {
+  cpu_set_t wanted;
+  atomic_int tasks_of_workers, wrong;
+};
+
+/* Waits until a worker had its turn, too. */
+static void compare_mask(void *user, int64_t task, unsigned worker)
+{
+  struct masks *masks = user;
+  cpu_set_t own;
+  (void)task;
+  if (worker != 0) {
+    if (sched_getaffinity(0, sizeof(own), &own) != 0 || !CPU_EQUAL(&own, &masks->wanted))
+      atomic_fetch_add(&masks->wrong, 1);
+    atomic_fetch_add(&masks->tasks_of_workers, 1);
+  }
+  for (int n = 0; n < 1000 && atomic_load(&masks->tasks_of_workers) == 0; n++)
+    usleep(1000);
+}
+
+/* A caller that is bound to one processor does not bind the workers, too. */
+START_TEST(affinity_is_that_of_the_creator)
+{
+  struct masks masks = {.wrong = 0};
+  char text[160];
+  unsigned count;
+  ck_assert_int_eq(sched_getaffinity(0, sizeof(masks.wanted), &masks.wanted), 0);
+  struct thread_pool *pool = thread_pool_new(3);
+  const cpu_set_t one = only_the_first(&masks.wanted);
+  ck_assert_int_eq(sched_setaffinity(0, sizeof(one), &one), 0);
+  ck_assert(thread_count_choose(0, NULL, &count, text, sizeof(text)));
+  ck_assert_uint_eq(count, 1);
+  thread_pool_run(pool, 8, compare_mask, &masks);
+  ck_assert_int_gt(atomic_load(&masks.tasks_of_workers), 0);
+  ck_assert_int_eq(atomic_load(&masks.wrong), 0);
+  thread_pool_free(pool);
+  ck_assert_int_eq(sched_setaffinity(0, sizeof(masks.wanted), &masks.wanted), 0);
+}
+END_TEST
+
+static char folder[] = "/tmp/attn-groups-XXXXXX";
+
+static void write_file(const char *name, const char *text)
+{
+  char path[256];
+  snprintf(path, sizeof(path), "%s/%s", folder, name);
+  for (char *slash = path + sizeof(folder); (slash = strchr(slash, '/')) != NULL; slash++) {
+    *slash = '\0';
+    ck_assert(mkdir(path, 0700) == 0 || access(path, F_OK) == 0);
+    *slash = '/';
+  }
+  FILE *file = fopen(path, "w");
+  ck_assert_ptr_nonnull(file);
+  fputs(text, file);
+  fclose(file);
+}
+
+static unsigned granted(const char *groups)
+{
+  char path[256];
+  write_file("groups", groups);
+  snprintf(path, sizeof(path), "%s/groups", folder);
+  return processors_granted(path, folder);
+}
+
+START_TEST(control_groups_limit_processors)
+{
+  ck_assert_ptr_nonnull(mkdtemp(folder));
+  ck_assert_uint_eq(processors_granted("/nowhere/at/all", folder), UINT_MAX);
+  write_file("a/cpu.max", "max 100000\n");
+  write_file("a/b/cpu.max", "250000 100000\n");
+  write_file("a/b/c/cpu.max", "800000 100000\n");
+  write_file("a/one/cpu.max", "1000 100000\n");
+  write_file("a/odd/cpu.max", "many\n");
+  ck_assert_uint_eq(granted("0::/a\n"), UINT_MAX);
+  ck_assert_uint_eq(granted("0::/a/b\n"), 3);   /* 2.5 of them */
+  ck_assert_uint_eq(granted("0::/a/b/c\n"), 3); /* it lies in b */
+  ck_assert_uint_eq(granted("0::/a/one\n"), 1);
+  ck_assert_uint_eq(granted("0::/a/odd\n"), UINT_MAX);
+  ck_assert_uint_eq(granted("no list\n"), UINT_MAX);
+  write_file("cpu.max", "400000 100000\n"); /* as a container sees its own group */
+  ck_assert_uint_eq(granted("0::/somewhere/else\n"), 4);
+  ck_assert_uint_eq(granted("0::/\n"), 4);
+
+  write_file("cpu/x/cpu.cfs_quota_us", "150000\n");
+  write_file("cpu/x/cpu.cfs_period_us", "50000\n");
+  write_file("cpu/free/cpu.cfs_quota_us", "-1\n");
+  write_file("cpu/free/cpu.cfs_period_us", "50000\n");
+  ck_assert_uint_eq(granted("5:memory:/x\n3:cpuacct,cpu:/x\n"), 3);
+  ck_assert_uint_eq(granted("3:cpuset:/x\n2:cpu:/free\n"), UINT_MAX);
+  ck_assert_uint_eq(granted("2:cpu:/x\n0::/a/one\n"), 1);
+}
+END_TEST
+
+static void remove_folder(void)
+{
+  char command[64];
+  if (folder[sizeof(folder) - 2] == 'X')
+    return;
+  snprintf(command, sizeof(command), "rm -r %s", folder);
+  ck_assert_int_eq(system(command), 0);
+}
+
 int main(void)
 {
   Suite *suite = suite_create("threads");
@@ -184,6 +307,9 @@ int main(void)
   tcase_add_test(tests, several_callers_share_a_pool);
   tcase_add_test(tests, no_more_threads_than_asked_for);
   tcase_add_test(tests, the_number_of_threads);
+  tcase_add_checked_fixture(tests, NULL, remove_folder);
+  tcase_add_test(tests, affinity_is_that_of_the_creator);
+  tcase_add_test(tests, control_groups_limit_processors);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

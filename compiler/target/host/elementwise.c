@@ -276,8 +276,7 @@ static void permute_vectors(struct rowwise *r, uint32_t rows, uint32_t columns)
   LLVMValueRef from = LLVMBuildMul(e->builder, loop.index, r->places[0].stride, "");
   LLVMValueRef at = LLVMBuildMul(e->builder, loop.index, to->stride, "");
   for (uint32_t c = 0; c < columns; c += e->lanes) {
-    LLVMValueRef stored =
-        host_to_memory(h, result->type.element, permuted_lanes(r, from, c));
+    LLVMValueRef stored = host_to_memory(h, result->type.element, permuted_lanes(r, from, c));
     emit_store(e, stored, emit_address(e, type, to->base, plus(e, at, c)), 1);
   }
   emit_loop_end(e, &loop, NULL);

@@ -11,9 +11,9 @@
  * rows, whose elements are converted as the product reads them; and an elementwise op on it, such
  * as code * scale, is done there as well.
  *
- * Tables have entries for rows that follow the tile's, and products prefetch so many rows ahead,
- * into the second-level cache: the first-level one has too few outstanding misses to keep memory
- * busy.
+ * Tables have entries for rows that follow the tile's: those of the next round of the loop around
+ * it, which in a cache of pages lie elsewhere. Products prefetch so many rows ahead, into the
+ * second-level cache: the first-level one has too few outstanding misses to keep memory busy.
  */
 #ifndef ATTN_COMPILER_TARGET_HOST_FEW_H
 #define ATTN_COMPILER_TARGET_HOST_FEW_H
@@ -46,6 +46,9 @@ struct few_rows few_operand(struct host *h, const struct tile_value *value);
 struct few_rows *few_factor(struct few_rows *rows);
 /* Makes the rows current; the builder is where they are about to be read. */
 void few_rows_begin(struct few_rows *rows, LLVMValueRef first, uint32_t count);
+/* What elements are multiples of as few_vector gives them: a power of two, which a product makes up
+ * for where that takes less than to multiply each of them. */
+double few_unit(const struct few_rows *rows);
 /* Elements from column `column` on of row number `row` of the block as a vector: `count` of them,
  * the rest zeros. */
 LLVMValueRef few_vector(struct few_rows *rows, uint32_t row, LLVMValueRef column, uint32_t count);

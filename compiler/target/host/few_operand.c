@@ -1,5 +1,6 @@
 /* Second operands of few-row products: views of tensors, and elementwise ops done as they are
  * read. */
+#include "compiler/emit/narrow.h"
 #include "compiler/target/host/few.h"
 
 /* ---- which ---- */
@@ -24,9 +25,24 @@ static bool is_folded_scale(const struct tile_op *op)
          user->operand_count > 2 && user->operands[2] == op->results[0];
 }
 
+/* Columns of a permute's result that repeat one of the operand's, one after the other, as scales of
+ * groups of channels are; 0 where it is not like that, or not in whole vectors. */
+static uint32_t repeats(struct host *h, const struct tile_op *op)
+{
+  const uint32_t columns = op->results[0]->type.columns, *table = op->permutation;
+  uint32_t count = 1;
+  while (count < columns && table[count] == table[0])
+    count++;
+  for (uint32_t c = 0; c < columns; c++)
+    if (table[c] != table[0] + c / count)
+      return 0;
+  return count % h->widest_lanes == 0 ? count : 0;
+}
+
 bool few_is_lazy(struct host *h, const struct tile_op *op)
 {
-  if (op->kind != TILE_MAP && op->kind != TILE_CONVERT && op->kind != TILE_SCALE_ROWS)
+  bool repeating = op->kind == TILE_PERMUTE && repeats(h, op) != 0;
+  if (op->kind != TILE_MAP && op->kind != TILE_CONVERT && op->kind != TILE_SCALE_ROWS && !repeating)
     return false;
   const struct tile_value *result = op->results[0];
   if (host_info(h, result)->users.count != 1 || result->type.columns == 1)
@@ -42,6 +58,24 @@ bool few_is_lazy(struct host *h, const struct tile_op *op)
     if (!may_wait(h, op->operands[k]))
       return false;
   return true;
+}
+
+/* A few columns of which each is repeated: converted once, not at each vector that they are read
+ * for. */
+static bool is_narrow(struct host *h, const struct tile_op *load, const struct place *place)
+{
+  const struct tile_value *value = load->results[0];
+  const struct host_info *info = host_info(h, value);
+  if (!place_is_contiguous(place) || place->offset != NULL || value->type.columns == 1 ||
+      value->type.columns > h->e.lanes || host_is_panel(h, value))
+    return false;
+  if (LLVMIsAConstantInt(place->live_columns) == NULL ||
+      LLVMConstIntGetSExtValue(place->live_columns) < value->type.columns)
+    return false;
+  bool only = info->users.count != 0;
+  for (size_t k = 0; k < info->users.count; k++)
+    only &= info->users.items[k]->kind == TILE_PERMUTE && few_is_lazy(h, info->users.items[k]);
+  return only;
 }
 
 static bool can_view(struct host *h, const struct tile_op *load, const struct place *place)
@@ -123,10 +157,110 @@ static void fill_rows(struct host *h, LLVMValueRef table, uint32_t rows, const s
   emit_loop_end(e, &loop, NULL);
 }
 
+/* A row as one vector. What follows it in our buffer nobody reads. */
+static void load_narrow(struct host *h, const struct tile_value *value, const struct place *place)
+{
+  struct emit *e = &h->e;
+  const unsigned lanes = e->lanes;
+  host_place(h, value);
+  const struct host_value *to = host_value(h, value);
+  LLVMValueRef zeros = zero_row(h, value->type.columns * (uint32_t)sizeof(float));
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, value->type.rows), 1, NULL, 0);
+  LLVMValueRef live = LLVMBuildICmp(e->builder, LLVMIntSLT, loop.index, place->live_rows, "");
+  LLVMValueRef safe = emit_select(e, live, loop.index, emit_i64(e, 0));
+  LLVMValueRef from = emit_select(e, live, place_row(h, place, safe), zeros);
+  LLVMValueRef at = LLVMBuildMul(e->builder, loop.index, to->stride, "");
+  at = emit_address(e, host_element_type(h, value->type.element), to->base, at);
+  e->lanes = value->type.columns;
+  LLVMValueRef row = place_load(h, place, value->type.element, from, emit_i64(e, 0), true);
+  emit_store(e, host_to_memory(h, value->type.element, row), at, 4);
+  e->lanes = lanes;
+  emit_loop_end(e, &loop, NULL);
+}
+
+/* The index that follows `index` in a loop, or itself where that is the last. */
+static LLVMValueRef next_index(struct host *h, const struct tile_op *loop, LLVMValueRef index)
+{
+  struct emit *e = &h->e;
+  const uint32_t ends = loop->kind == TILE_FOR ? 1 : loop->segment_count;
+  LLVMValueRef end = NULL;
+  for (uint32_t k = 0; k < ends; k++) {
+    LLVMValueRef own = host_value(h, loop->operands[2 * k + 1])->scalar;
+    end = end == NULL ? own : emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){end, own}, 2);
+  }
+  LLVMValueRef next = LLVMBuildAdd(e->builder, index, emit_i64(e, loop->step), "");
+  LLVMValueRef inside = LLVMBuildICmp(e->builder, LLVMIntSLT, next, end, "");
+  return emit_select(e, inside, next, index);
+}
+
+/* Where the load's tile lies in the next round of the loop around it; false where there is none. */
+static bool next_place(struct host *h, const struct tile_op *load, struct place *next)
+{
+  const struct tile_region *region = load->parent;
+  while (region->parent != NULL && region->parent->kind != TILE_FOR &&
+         region->parent->kind != TILE_FOR_SEGMENTS)
+    region = region->parent->parent;
+  if (region->parent == NULL)
+    return false;
+  LLVMValueRef index = next_index(h, region->parent, host_value(h, region->arguments[0])->scalar);
+  const uint32_t first = tile_first_index(load->kind), count = load->operand_count - first;
+  struct host_value *own = ARENA_ARRAY(h->arena, struct host_value, count);
+  for (uint32_t k = 0; k < count; k++) {
+    struct host_value *at = host_value(h, load->operands[first + k]);
+    own[k] = *at;
+    at->scalar = host_scalar_at(h, load->operands[first + k], region, index);
+  }
+  *next = place_locate(h, load, load->results[0]->type, NULL);
+  for (uint32_t k = count; k-- > 0;)
+    *host_value(h, load->operands[first + k]) = own[k];
+  return true;
+}
+
+enum { LINE = 64 };
+
+static void prefetch(struct host *h, LLVMValueRef address)
+{
+  struct emit *e = &h->e;
+  enum { READ = 0, SECOND_LEVEL = 2, DATA = 1 };
+  LLVMValueRef args[4] = {address, emit_i32(e, READ), emit_i32(e, SECOND_LEVEL), emit_i32(e, DATA)};
+  emit_intrinsic(e, "llvm.prefetch", e->pointer, args, 4);
+}
+
+/* Rows that are too short for memory to be read ahead of its own accord, as scales of keys are:
+ * those of the next round. */
+static void prefetch_next(struct host *h, const struct tile_op *load, const struct place *place)
+{
+  struct emit *e = &h->e;
+  const struct tile_type type = load->results[0]->type;
+  struct place next;
+  if (type.rows <= HOST_FEW_ROWS || type.columns > e->lanes || !place_is_even(place) ||
+      !next_place(h, load, &next))
+    return;
+  /* Lines, or rows where these lie further apart. */
+  LLVMValueRef line = emit_i64(e, LINE), start = place_row(h, &next, emit_i64(e, 0));
+  LLVMValueRef stride =
+      LLVMBuildSub(e->builder, address_number(h, place_row(h, &next, emit_i64(e, 1))),
+                   address_number(h, start), "");
+  LLVMValueRef bytes = LLVMBuildMul(e->builder, stride, emit_i64(e, type.rows), "");
+  LLVMValueRef step = emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){stride, line}, 2);
+  LLVMValueRef count = LLVMBuildSDiv(e->builder, bytes, step, "");
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, emit_i64(e, 0), count, 1, NULL, 0);
+  LLVMValueRef at = LLVMBuildMul(e->builder, loop.index, step, "");
+  prefetch(h, emit_address(e, e->i8, start, at));
+  emit_loop_end(e, &loop, NULL);
+}
+
 bool few_view(struct host *h, const struct tile_op *load, const struct place *place)
 {
   struct emit *e = &h->e;
   const struct tile_value *value = load->results[0];
+  prefetch_next(h, load, place);
+  if (is_narrow(h, load, place)) {
+    load_narrow(h, value, place);
+    return true;
+  }
   if (!can_view(h, load, place))
     return false;
   const uint32_t rows = value->type.rows, lanes = e->lanes;
@@ -145,6 +279,12 @@ bool few_view(struct host *h, const struct tile_op *load, const struct place *pl
     stride = address_number(h, place_row(h, place, emit_i64(e, 1)));
     stride = LLVMBuildSub(e->builder, stride, start, "");
     fill_even(h, to->base, 0, padded, start, stride, place->live_rows, zeros);
+    struct place next;
+    if (next_place(h, load, &next)) {
+      LLVMValueRef back = LLVMBuildMul(e->builder, stride, emit_i64(e, rows), "");
+      start = address_number(h, place_row(h, &next, emit_i64(e, 0)));
+      start = LLVMBuildSub(e->builder, start, back, "");
+    }
   } else {
     /* What follows is guessed from the last two rows: the rest of their page. */
     fill_rows(h, to->base, rows, place, zeros);
@@ -285,6 +425,18 @@ static LLVMValueRef operand_value(void *user, uint32_t index)
 static LLVMValueRef elements(struct few_rows *rows, uint32_t row, LLVMValueRef column,
                              uint32_t count);
 
+/* Element `column` of a row of what a repeating permute takes, in memory. */
+static LLVMValueRef repeated_element(struct few_rows *rows, uint32_t row, LLVMValueRef column)
+{
+  struct host *h = rows->h;
+  enum tile_element element = rows->value->type.element;
+  if (rows->place.kind != HOST_MEMORY || rows->value->type.columns == 1)
+    return elements(rows, row, column, 1);
+  LLVMTypeRef type = host_element_type(h, element);
+  LLVMValueRef address = emit_address(&h->e, type, rows->address[row], column);
+  return host_from_memory(h, element, emit_load(&h->e, type, address, 1));
+}
+
 static LLVMValueRef lazy_elements(struct few_rows *rows, uint32_t row, LLVMValueRef column,
                                   uint32_t count)
 {
@@ -292,6 +444,11 @@ static LLVMValueRef lazy_elements(struct few_rows *rows, uint32_t row, LLVMValue
   struct emit *e = &h->e;
   const struct tile_op *op = rows->value->def;
   struct operands at = {ARENA_ARRAY(h->arena, LLVMValueRef, op->operand_count)};
+  if (op->kind == TILE_PERMUTE) {
+    LLVMValueRef from = LLVMBuildUDiv(e->builder, column, emit_i64(e, repeats(h, op)), "");
+    from = LLVMBuildAdd(e->builder, from, emit_i64(e, op->permutation[0]), "");
+    return repeated_element(&rows->operands[0], row, from);
+  }
   for (uint32_t k = 0; k < op->operand_count; k++)
     at.values[k] = elements(&rows->operands[k], row, column, count);
   enum tile_element element = rows->value->type.element;
@@ -304,7 +461,10 @@ static LLVMValueRef lazy_elements(struct few_rows *rows, uint32_t row, LLVMValue
   emit_expression_reset(&h->expression);
   h->expression.operand = operand_value;
   h->expression.user = &at;
-  return host_round(h, element, emit_expression(&h->expression, op->expr));
+  e->fuses = true; /* a number in codes times its scale plus its zero is one instruction */
+  LLVMValueRef value = emit_expression(&h->expression, op->expr);
+  e->fuses = false;
+  return host_round(h, element, value);
 }
 
 /* A vector, or a scalar where all lanes are the same. */
@@ -340,8 +500,32 @@ LLVMValueRef few_scalar(struct few_rows *rows, uint32_t row)
   return elements(rows, row, emit_i64(&rows->h->e, 0), 1);
 }
 
+double few_unit(const struct few_rows *rows)
+{
+  bool floats = rows->place.kind == HOST_VIEW && rows->place.view->stored == DTYPE_E4M3 &&
+                rows->value->type.element == TILE_F32;
+  return floats ? emit_float8_unit(DTYPE_E4M3) : 1;
+}
+
+/* Of a view with a unit. */
+static LLVMValueRef in_units(struct few_rows *rows, uint32_t row, LLVMValueRef column,
+                             uint32_t count)
+{
+  struct emit *e = &rows->h->e;
+  const struct place *place = rows->place.view;
+  if (count == e->lanes) {
+    LLVMValueRef address = emit_address(e, place->type, rows->address[row], column);
+    return emit_float8_in_units(e, place->stored,
+                                emit_load(e, emit_vector_type(e, place->type), address, 1));
+  }
+  LLVMValueRef vector = view_elements(rows, row, column, count);
+  return LLVMBuildFMul(e->builder, vector, emit_float_like(vector, 1 / few_unit(rows)), "");
+}
+
 LLVMValueRef few_vector(struct few_rows *rows, uint32_t row, LLVMValueRef column, uint32_t count)
 {
+  if (few_unit(rows) != 1)
+    return few_cut(rows->h, in_units(rows, row, column, count), count);
   return few_cut(rows->h, emit_broadcast(&rows->h->e, elements(rows, row, column, count)), count);
 }
 
@@ -350,18 +534,9 @@ static uint32_t element_bits(enum dtype type)
   return type == DTYPE_I4 ? 4 : type == DTYPE_I2 ? 2 : 8 * (uint32_t)dtype_size(type);
 }
 
-static void prefetch(struct host *h, LLVMValueRef address)
-{
-  struct emit *e = &h->e;
-  enum { READ = 0, SECOND_LEVEL = 2, DATA = 1 };
-  LLVMValueRef args[4] = {address, emit_i32(e, READ), emit_i32(e, SECOND_LEVEL), emit_i32(e, DATA)};
-  emit_intrinsic(e, "llvm.prefetch", e->pointer, args, 4);
-}
-
 void few_prefetch(struct few_rows *rows, LLVMValueRef column, uint32_t columns)
 {
   struct emit *e = &rows->h->e;
-  enum { LINE = 64 };
   if (rows->place.kind == HOST_LAZY)
     for (uint32_t k = 0; k < rows->value->def->operand_count; k++)
       few_prefetch(&rows->operands[k], column, columns);

@@ -18,6 +18,7 @@ struct few_product {
   struct host_value a, c;
   struct few_rows b;
   struct few_rows *weights;     /* [K, 1], of the rows of b in `rows`; NULL */
+  double unit;                  /* of b's elements */
   const struct tile_value *sum; /* what is added to, or NULL */
   struct host_value sum_place;
   const struct tile_value *factor; /* [M, 1], of the sum, or NULL */
@@ -147,6 +148,8 @@ static void store_dots(struct few_product *p, LLVMValueRef first, uint32_t width
       uint32_t m = (k + l) / width;
       LLVMValueRef column = LLVMBuildAdd(e->builder, first, emit_i64(e, (k + l) % width), "");
       LLVMValueRef dots = part_of(h, quad, l, run);
+      if (p->unit != 1)
+        dots = LLVMBuildFMul(e->builder, dots, emit_float_like(dots, p->unit), "");
       LLVMValueRef start = start_of(p, m, column, run);
       if (start != NULL)
         dots = LLVMBuildFAdd(e->builder, dots, start, "");
@@ -200,6 +203,7 @@ static void dots_block(struct few_product *p, LLVMValueRef first, uint32_t width
 static void dots(struct few_product *p)
 {
   struct emit *e = &p->h->e;
+  p->unit = few_unit(&p->b);
   const uint32_t block = block_of(p), whole = p->columns - p->columns % block;
   if (whole != 0) {
     struct emit_loop loop;
@@ -253,7 +257,11 @@ static void rows_block(struct few_product *p, LLVMValueRef first, uint32_t width
     few_rows_begin(p->weights, first, width);
   for (uint32_t k = 0; k < width; k++) {
     LLVMValueRef column = LLVMBuildAdd(e->builder, first, emit_i64(e, k), "");
-    LLVMValueRef weight = p->weights == NULL ? NULL : few_scalar(p->weights, k);
+    LLVMValueRef weight = p->unit == 1 ? NULL : emit_float_of(e->f32, p->unit);
+    if (p->weights != NULL) {
+      LLVMValueRef own = few_scalar(p->weights, k);
+      weight = weight == NULL ? own : LLVMBuildFMul(e->builder, own, weight, "");
+    }
     for (uint32_t m = 0; m < p->rows; m++) {
       LLVMValueRef one = emit_load(e, e->f32, element_address(h, &p->a, p->rows, m, column), 4);
       if (weight != NULL)
@@ -279,6 +287,7 @@ static void rows(struct few_product *p)
 {
   struct emit *e = &p->h->e;
   p->weights = few_factor(&p->b);
+  p->unit = few_unit(&p->b);
   uint32_t block = block_of(p);
   while (block > p->inner)
     block /= 2;

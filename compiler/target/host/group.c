@@ -5,7 +5,7 @@
  * that needs one of its results whole. Tiles that nothing outside the group uses have a buffer of
  * one panel, and a buffer is used again as soon as the tile in it is dead.
  */
-#include "compiler/target/host/panel.h"
+#include "compiler/target/host/dot_bf16.h"
 
 #include <string.h>
 
@@ -31,6 +31,8 @@ static void prepare_outside(struct host *h, const struct tile_op *op, struct out
   if (op->kind == TILE_PRODUCT && !host_is_pending(h, op->operands[0]))
     outside->a = host_as_layout(h, op->operands[0],
                                 op->transpose_a ? TILE_LAYOUT_ROW_MAJOR : TILE_LAYOUT_PANEL);
+  if (dot_is_product(h, op))
+    outside->b = dot_pack_second(h, op, &outside->b);
 }
 
 /* Row-major matrices that the op reads as panels: a converted copy stands for the value, marked in

@@ -1,5 +1,5 @@
 /* Products and contractions of the panel at hand. */
-#include "compiler/target/host/panel.h"
+#include "compiler/target/host/dot_bf16.h"
 
 /* scale_rows whose only use is as this product's accumulator is done as the accumulator is loaded.
  */
@@ -15,6 +15,8 @@ static const struct tile_op *folded_scale(struct host *h, const struct tile_op *
 
 bool group_is_folded(struct host *h, const struct tile_op *op)
 {
+  if (dot_rounds(h, op))
+    return true;
   if (op->kind != TILE_SCALE_ROWS || host_info(h, op->results[0])->users.count != 1)
     return false;
   const struct tile_op *user = host_info(h, op->results[0])->users.items[0];
@@ -58,6 +60,22 @@ static void copy_panel(struct panel_loop *g, const struct tile_value *from, LLVM
   emit_loop_end(e, &loop, NULL);
 }
 
+/* What is summed over: columns of `a` that were computed (NULL: all), as far as the rows of `b` are
+ * needed. */
+static const struct host_range *inner_range(struct host *h, const struct host_range *columns,
+                                            const struct host_range *needed)
+{
+  struct emit *e = &h->e;
+  if (columns == NULL || needed == NULL)
+    return columns == NULL ? needed : columns;
+  LLVMValueRef first[2] = {columns->first, needed->first}, end[2] = {columns->end, needed->end};
+  struct host_range *both = ARENA_ARRAY(h->arena, struct host_range, 1);
+  both->first = emit_intrinsic(e, "llvm.smax", e->i64, first, 2);
+  both->end = emit_intrinsic(e, "llvm.smin", e->i64, end, 2);
+  both->end = emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){both->first, both->end}, 2);
+  return both;
+}
+
 void group_product(struct panel_loop *g, const struct tile_op *op,
                    const struct host_value *a_outside, const struct host_value *b)
 {
@@ -89,7 +107,18 @@ void group_product(struct panel_loop *g, const struct tile_op *op,
     LLVMValueRef size = emit_i64(e, (int64_t)h->panel_rows * op->operands[0]->type.columns);
     a = emit_address(e, e->f32, a_outside->base, LLVMBuildMul(e->builder, g->panel, size, ""));
   } else {
-    a = panel_memory(g, op->operands[0]);
+    const struct tile_op *def = op->operands[0]->def;
+    a = panel_memory(g, dot_rounds(h, def) ? def->operands[0] : op->operands[0]);
+  }
+  const struct host_range *inner =
+      inner_range(h, a_stride == NULL ? panel_range(g, op->operands[0]) : NULL, b->needed);
+  struct host_range pairs;
+  if (dot_is_product(h, op)) {
+    if (inner != NULL) {
+      pairs = dot_pairs_of(h, inner);
+      inner = &pairs;
+    }
+    a = dot_pack_panel(h, a, op->operands[0]->type.columns, inner);
   }
   struct host_operands operands = {
       .a = a,
@@ -99,7 +128,7 @@ void group_product(struct panel_loop *g, const struct tile_op *op,
       .factor = scale == NULL ? NULL : host_value(h, scale->operands[1])->rows,
       .accumulate = accumulator != NULL && !splat_zero,
       .columns = panel_range(g, result),
-      .inner = a_stride == NULL ? panel_range(g, op->operands[0]) : NULL};
+      .inner = inner};
   host_product(h, op, &operands);
   load_rows(g, result);
 }

@@ -6,56 +6,10 @@
 #include <string.h>
 #include <time.h>
 
-static bool has_feature(const char *features, const char *name)
-{
-  size_t length = strlen(name);
-  for (const char *at = strstr(features, name); at != NULL; at = strstr(at + 1, name))
-    if ((at == features || at[-1] == ',') && (at[length] == ',' || at[length] == '\0'))
-      return true;
-  return false;
-}
-
-struct host_machine host_machine_detect(struct arena *arena)
-{
-  struct host_machine machine = {
-      .unavailable = llvm_api_load(), .triple = "", .cpu = "", .features = ""};
-  if (machine.unavailable != NULL)
-    return machine;
-  char *triple = LLVMGetDefaultTargetTriple();
-  char *cpu = LLVMGetHostCPUName();
-  char *features = LLVMGetHostCPUFeatures();
-  machine.triple = arena_strndup(arena, triple, strlen(triple));
-  machine.cpu = arena_strndup(arena, cpu, strlen(cpu));
-  machine.features = arena_strndup(arena, features, strlen(features));
-  LLVMDisposeMessage(triple);
-  LLVMDisposeMessage(cpu);
-  LLVMDisposeMessage(features);
-  machine.vector_bits = 128;
-  if (has_feature(machine.features, "+avx2") && has_feature(machine.features, "+fma"))
-    machine.vector_bits = 256;
-  return machine;
-}
-
-void host_schedule_complete(struct schedule *schedule)
-{
-  if (schedule->lanes == 0) {
-    char *features = LLVMGetHostCPUFeatures();
-    bool wide = has_feature(features, "+avx2") && has_feature(features, "+fma");
-    LLVMDisposeMessage(features);
-    schedule->lanes = wide ? 8 : 4;
-  }
-  if (schedule->row_vectors == 0)
-    schedule->row_vectors = 2;
-  if (schedule->column_registers == 0)
-    schedule->column_registers = 6;
-}
-
 /* What an unwinding must free. */
 struct session {
   struct host host;
   LLVMTargetMachineRef machine;
-  bool many_registers; /* 32 vector registers, not 16 */
-  bool wide_vectors;   /* of 512 bits, with all that the host target does on vectors */
   LLVMMemoryBufferRef buffer;
   char *message;
 };
@@ -78,23 +32,20 @@ static double milliseconds(void)
   return (double)now.tv_sec * 1e3 + (double)now.tv_nsec * 1e-6;
 }
 
-static bool open_machine(struct session *session, struct arena *arena, const char **error)
+static bool open_machine(struct session *session, const struct host_machine *machine,
+                         struct arena *arena, const char **error)
 {
-  struct host_machine machine = host_machine_detect(arena);
+  *error = machine->unavailable;
+  if (*error != NULL)
+    return false;
   LLVMTargetRef target;
-  if (LLVMGetTargetFromTriple(machine.triple, &target, &session->message) != 0) {
-    *error = arena_format(arena, "no code generator for this machine (%s): %s", machine.triple,
+  if (LLVMGetTargetFromTriple(machine->triple, &target, &session->message) != 0) {
+    *error = arena_format(arena, "no code generator for this machine (%s): %s", machine->triple,
                           session->message);
     return false;
   }
-  session->many_registers =
-      has_feature(machine.features, "+avx512vl") || has_feature(machine.features, "+neon");
-  session->wide_vectors = true;
-  static const char *const wanted[] = {"+avx512f", "+avx512bw", "+avx512dq", "+avx512vl"};
-  for (size_t k = 0; k < sizeof(wanted) / sizeof(*wanted); k++)
-    session->wide_vectors = session->wide_vectors && has_feature(machine.features, wanted[k]);
   session->machine =
-      LLVMCreateTargetMachine(target, machine.triple, machine.cpu, machine.features,
+      LLVMCreateTargetMachine(target, machine->triple, machine->cpu, machine->features,
                               LLVMCodeGenLevelLess, LLVMRelocPIC, LLVMCodeModelSmall);
   return true;
 }
@@ -165,17 +116,20 @@ static enum compile_status run(struct session *session, struct arena *arena,
     *error = malformed;
     return COMPILE_FAILED;
   }
-  if (!open_machine(session, arena, error))
+  struct host_machine machine = host_machine_detect(arena);
+  if (!open_machine(session, &machine, arena, error))
     return COMPILE_FAILED;
   struct host *h = &session->host;
   *h = (struct host){
       .arena = arena, .program = compiled->program, .schedule = compiled->options.schedule};
-  host_schedule_complete(&h->schedule);
+  host_schedule_complete(&machine, &h->schedule);
   compiled->options.schedule = h->schedule;
   h->panel_rows = h->schedule.lanes * h->schedule.row_vectors;
-  h->registers = session->many_registers ? 32 : 16;
-  h->widest_lanes = session->wide_vectors && h->schedule.lanes == 8 ? 16 : h->schedule.lanes;
+  h->registers = machine.registers;
+  h->widest_lanes = h->schedule.lanes == 8 ? machine.vector_bits / 32 : h->schedule.lanes;
+  h->dots_bf16 = machine.dots_bf16;
   emit_open(&h->e, arena, "attn", h->schedule.lanes);
+  h->e.splits_fma = !machine.multiplies_and_adds;
   char *triple = LLVMGetTargetMachineTriple(session->machine);
   LLVMSetTarget(h->e.module, triple);
   LLVMDisposeMessage(triple);

@@ -24,19 +24,27 @@
 enum compile_status host_emit(struct arena *arena, struct compiled *compiled,
                               enum compile_form form, char **text, const char **error);
 
-/* The CPU that this process runs on. Texts are static or in the arena. */
+/* The CPU that code is made for: the one that this process runs on or, where ATTN_HOST_CPU says so,
+ * an older one whose code runs there. Texts are static or in the arena. */
 struct host_machine {
   const char *unavailable; /* NULL, or why no code can be made here; the other texts are "" then */
   const char *triple, *cpu, *features;
-  uint32_t vector_bits; /* widest that code is made for */
+  uint32_t vector_bits;     /* widest that code is made for */
+  uint32_t registers;       /* that hold vectors */
+  bool multiplies_and_adds; /* in one instruction */
+  bool dots_bf16;           /* adds products of pairs of bf16 (AVX512_BF16) */
 };
 struct host_machine host_machine_detect(struct arena *arena);
+
+/* The level of x86-64 that code is made for instead of this processor: what ATTN_HOST_CPU was at
+ * the first call, or NULL. */
+const char *host_wanted_cpu(void);
 
 /* As compile_identity of pipeline.h. */
 const char *host_identity(void);
 
-/* Sets the fields of the schedule that are 0 to this machine's: lanes, row_vectors,
+/* Sets the fields of the schedule that are 0 to the machine's: lanes, row_vectors,
  * column_registers. */
-void host_schedule_complete(struct schedule *schedule);
+void host_schedule_complete(const struct host_machine *machine, struct schedule *schedule);
 
 #endif

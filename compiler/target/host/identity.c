@@ -4,6 +4,24 @@
 #include <llvm/Config/llvm-config.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
+
+static char wanted_cpu[32];
+static pthread_once_t wanted_once = PTHREAD_ONCE_INIT;
+
+/* Too long a name is no level's; its beginning is not one either. */
+static void read_wanted_cpu(void)
+{
+  const char *given = getenv("ATTN_HOST_CPU");
+  if (given != NULL)
+    snprintf(wanted_cpu, sizeof(wanted_cpu), "%s", given);
+}
+
+const char *host_wanted_cpu(void)
+{
+  pthread_once(&wanted_once, read_wanted_cpu);
+  return wanted_cpu[0] == '\0' ? NULL : wanted_cpu;
+}
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -20,7 +38,7 @@ static const struct leaf {
 };
 enum {
   LEAF_COUNT = sizeof(leaves) / sizeof(*leaves),
-  IDENTITY_SIZE = 64 + LEAF_COUNT * (4 * 9 + 1)
+  IDENTITY_SIZE = 64 + LEAF_COUNT * (4 * 9 + 1) + sizeof(wanted_cpu)
 };
 
 static char identity[IDENTITY_SIZE];
@@ -44,8 +62,10 @@ static void identify(void)
   if (saves_registers) { /* which vector registers the system keeps */
     unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    snprintf(identity + length, sizeof(identity) - (size_t)length, " %x", low);
+    length += snprintf(identity + length, sizeof(identity) - (size_t)length, " %x", low);
   }
+  if (host_wanted_cpu() != NULL)
+    snprintf(identity + length, sizeof(identity) - (size_t)length, " %s", host_wanted_cpu());
 }
 
 const char *host_identity(void)

@@ -40,6 +40,31 @@ static void lower_scalar(struct host *h, const struct tile_op *op)
   *host_value(h, op->results[0]) = (struct host_value){.kind = HOST_SCALAR, .scalar = value};
 }
 
+static LLVMValueRef operand_at(void *user, uint32_t index)
+{
+  return ((LLVMValueRef *)user)[index];
+}
+
+LLVMValueRef host_scalar_at(struct host *h, const struct tile_value *value,
+                            const struct tile_region *region, LLVMValueRef index)
+{
+  const struct tile_op *op = value->def;
+  if (value == region->arguments[0])
+    return index;
+  const struct tile_region *inside = op == NULL || op->kind != TILE_SCALAR ? NULL : op->parent;
+  while (inside != NULL && inside != region)
+    inside = inside->parent == NULL ? NULL : inside->parent->parent;
+  if (inside == NULL)
+    return host_value(h, value)->scalar;
+  LLVMValueRef *operands = ARENA_ARRAY(h->arena, LLVMValueRef, op->operand_count);
+  for (uint32_t k = 0; k < op->operand_count; k++)
+    operands[k] = host_scalar_at(h, op->operands[k], region, index);
+  emit_expression_reset(&h->expression);
+  h->expression.operand = operand_at;
+  h->expression.user = operands;
+  return host_round(h, value->type.element, emit_expression(&h->expression, op->expr));
+}
+
 /* ---- values that loops and branches pass on ---- */
 
 /* Number of the op of `region` in which `op` lies, directly or inside a nested region; UINT32_MAX
@@ -470,6 +495,7 @@ static void settle_all(struct host *h)
 static void lower_op(struct host *h, struct tile_op *op)
 {
   uint32_t rows;
+  struct host_row_mask masked;
   if (op->kind == TILE_LIMIT_COLUMNS) { /* noted before (limit.c): the tile may be pending */
     struct tile_value **mask = &op->operands[op->operand_count - 1];
     if (op->masked && host_is_pending(h, *mask))
@@ -513,6 +539,11 @@ static void lower_op(struct host *h, struct tile_op *op)
   case TILE_STORE:
   case TILE_ACCUMULATE: host_store(h, op, NULL); return;
   case TILE_MAP:
+    if (host_masks_rows(h, op, &masked))
+      host_mask_rows(h, op, &masked);
+    else
+      host_rowwise(h, op);
+    return;
   case TILE_CHECK:
   case TILE_REDUCE:
   case TILE_SCAN:

@@ -8,6 +8,7 @@
 
 enum {
   HOST_MAX_ROW_VECTORS = 4,
+  HOST_MAX_COLUMN_REGISTERS = 16,
   HOST_ALIGNMENT = 64,
   HOST_RANGE = 4,   /* ranges of columns begin and end at multiples of this */
   HOST_FEW_ROWS = 8 /* tiles with no more are row-major, with lanes along columns (few.h) */
@@ -32,6 +33,10 @@ enum host_kind {
   HOST_ROWS  /* [M, 1] inside the group at hand: one vector per row vector of the panel */
 };
 
+struct host_range {
+  LLVMValueRef first, end; /* i64, not descending */
+};
+
 struct host_value {
   enum host_kind kind;
   LLVMValueRef scalar;
@@ -39,7 +44,8 @@ struct host_value {
   LLVMValueRef stride; /* i64, between rows, of ROW_MAJOR memory */
   bool per_panel;      /* MEMORY: `base` holds the panel at hand only */
   LLVMValueRef rows[HOST_MAX_ROW_VECTORS];
-  const struct place *view; /* VIEW */
+  const struct place *view;        /* VIEW */
+  const struct host_range *needed; /* rows that products take of a second operand; NULL: all */
 };
 
 struct host_limit {
@@ -60,6 +66,7 @@ struct host {
   uint32_t panel_rows;
   uint32_t registers;        /* vector registers of the machine */
   uint32_t widest_lanes;     /* f32 elements of its widest vector, or schedule.lanes */
+  bool dots_bf16;            /* the machine adds products of pairs of bf16 */
   struct host_info *info;    /* by value id */
   struct host_value *values; /* by value id */
   LLVMValueRef scratch;
@@ -78,6 +85,7 @@ struct host {
 /* A product function that was emitted already, by its shape. */
 struct host_product {
   uint32_t inner, columns;
+  bool pairs; /* of bf16 (dot_bf16.h), which `inner` counts */
   bool panel_a, transpose_b;
   enum { HOST_PRODUCT_FRESH, HOST_PRODUCT_ADD, HOST_PRODUCT_SCALE_ADD } mode;
   enum { HOST_PRODUCT_WHOLE, HOST_PRODUCT_INNER, HOST_PRODUCT_COLUMNS } range;
@@ -142,16 +150,14 @@ void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef pane
 void host_store(struct host *h, const struct tile_op *op, LLVMValueRef panel);
 
 /* product.c: c (a panel's buffer) = or += a * b */
-struct host_range {
-  LLVMValueRef first, end; /* i64, multiples of HOST_RANGE; equal where it is empty */
-};
 struct host_operands {
   LLVMValueRef a, a_stride; /* stride: NULL where `a` is a panel */
   const struct host_value *b;
   LLVMValueRef c;
   const LLVMValueRef *factor; /* of the rows of c; NULL */
   bool accumulate;
-  /* What is to be computed: columns of c, columns of a that are summed over; NULL for all. */
+  /* What is to be computed: columns of c, multiples of HOST_RANGE; columns of a, or pairs of them,
+   * that are summed over. NULL for all. */
   const struct host_range *columns, *inner;
 };
 void host_product(struct host *h, const struct tile_op *op, const struct host_operands *operands);
@@ -178,6 +184,14 @@ LLVMValueRef host_convert(struct host *h, const struct tile_op *op,
 LLVMValueRef host_permuted_column(struct host *h, const struct tile_op *op,
                                   LLVMValueRef column); /* i64 -> i64 */
 
+/* masked_rows.c: a map that makes zeros of rows of `tile` where `mask`, [K, 1], is false */
+struct host_row_mask {
+  const struct tile_value *tile, *mask;
+};
+/* Whether the op is such a one and only products read its result, as their second operand. */
+bool host_masks_rows(struct host *h, const struct tile_op *op, struct host_row_mask *found);
+void host_mask_rows(struct host *h, struct tile_op *op, const struct host_row_mask *masked);
+
 /* group.c */
 void host_group_add(struct host *h, struct tile_op *op, uint32_t rows);
 void host_group_flush(struct host *h);
@@ -189,5 +203,8 @@ bool host_is_pending(struct host *h, const struct tile_value *value);
 
 /* lower.c */
 void host_lower_kernel(struct host *h, struct compiled_kernel *kernel);
+/* What a scalar is where the loop whose region is `region` has that index. */
+LLVMValueRef host_scalar_at(struct host *h, const struct tile_value *value,
+                            const struct tile_region *region, LLVMValueRef index);
 
 #endif

@@ -1,5 +1,5 @@
 /* The panel at hand: who uses a value, what an op reads there, and buffers that hold one panel. */
-#include "compiler/target/host/panel.h"
+#include "compiler/target/host/dot_bf16.h"
 
 #include <assert.h>
 
@@ -32,14 +32,17 @@ bool panel_is_vector_tile(const struct panel_loop *g, const struct tile_value *v
          value->type.rows == g->rows && g->rows > 1;
 }
 
-/* The last pending op that uses the value, by its number in the group; -1 when none does. */
 int panel_last_use(struct host *h, const struct tile_value *value)
 {
   int last = -1;
-  for (size_t k = 0; k < h->group.count; k++)
-    for (uint32_t n = 0; n < h->group.items[k]->operand_count; n++)
-      if (h->group.items[k]->operands[n] == value)
-        last = (int)k;
+  for (size_t k = 0; k < h->group.count; k++) {
+    const struct tile_op *op = h->group.items[k];
+    for (uint32_t n = 0; n < op->operand_count; n++)
+      if (op->operands[n] == value) {
+        int use = dot_rounds(h, op) ? panel_last_use(h, op->results[0]) : (int)k;
+        last = use > last ? use : last;
+      }
+  }
   return last;
 }
 

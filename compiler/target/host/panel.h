@@ -39,7 +39,8 @@ bool panel_op_pending(struct host *h, const struct tile_op *op);
 bool panel_escapes(struct host *h, const struct tile_value *value);
 /* An [M, 1] tile with the group's rows: vectors in registers. */
 bool panel_is_vector_tile(const struct panel_loop *g, const struct tile_value *value);
-/* The last pending op that uses the value, by its number in the group; -1 when none does. */
+/* The last pending op that uses the value, itself or rounded (dot_rounds), by its number in the
+ * group; -1 when none does. */
 int panel_last_use(struct host *h, const struct tile_value *value);
 
 /* ---- panel.c: operands ---- */

@@ -3,11 +3,11 @@
  * A register tile holds `column_registers` columns of all of the panel's row vectors; every step of
  * the inner loop loads the row vectors of a once and broadcasts an element of b for each column.
  */
-#include "compiler/target/host/lower.h"
+#include "compiler/target/host/dot_bf16.h"
 
 #include <string.h>
 
-enum { UNROLL = HOST_RANGE, MAX_COLUMN_REGISTERS = 16 };
+enum { UNROLL = HOST_RANGE };
 
 struct tile_function {
   struct host *h;
@@ -41,7 +41,8 @@ static void step(struct tile_function *f, LLVMValueRef k, uint32_t width,
     LLVMValueRef b =
         emit_broadcast(e, emit_load(e, e->f32, emit_address(e, e->f32, starts[w], row), 4));
     for (uint32_t v = 0; v < vectors; v++)
-      sums[w * vectors + v] = emit_fma(e, a[v], b, sums[w * vectors + v]);
+      sums[w * vectors + v] = f->shape->pairs ? dot_add(f->h, a[v], b, sums[w * vectors + v])
+                                              : emit_fma(e, a[v], b, sums[w * vectors + v]);
   }
 }
 
@@ -54,13 +55,28 @@ static LLVMValueRef c_address(struct tile_function *f, LLVMValueRef n, uint32_t 
                       LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), ""));
 }
 
+static void inner_loop(struct tile_function *f, LLVMValueRef first, LLVMValueRef end,
+                       int64_t unroll, uint32_t width, const LLVMValueRef *starts,
+                       LLVMValueRef *sums)
+{
+  struct emit *e = &f->h->e;
+  uint32_t count = width * f->h->schedule.row_vectors;
+  struct emit_loop loop;
+  emit_loop_begin(e, &loop, first, end, unroll, sums, count);
+  memcpy(sums, loop.carried, count * sizeof(*sums));
+  for (int64_t u = 0; u < unroll; u++)
+    step(f, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, u), ""), width, starts, sums);
+  emit_loop_end(e, &loop, sums);
+  memcpy(sums, loop.result, count * sizeof(*sums));
+}
+
 static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t width)
 {
   struct emit *e = &f->h->e;
   uint32_t vectors = f->h->schedule.row_vectors;
   LLVMTypeRef type = emit_vector_type(e, e->f32);
   LLVMValueRef sums[EMIT_MAX_CARRIED];
-  LLVMValueRef starts[MAX_COLUMN_REGISTERS];
+  LLVMValueRef starts[HOST_MAX_COLUMN_REGISTERS];
   for (uint32_t w = 0; w < width; w++) {
     LLVMValueRef column = LLVMBuildAdd(e->builder, n, emit_i64(e, w), "");
     LLVMValueRef offset =
@@ -76,20 +92,14 @@ static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t widt
         *sum = LLVMBuildFMul(e->builder, *sum, f->factor[v], "");
     }
   }
-  uint32_t inner = f->shape->inner;
-  uint32_t unroll = inner < UNROLL ? 1 : UNROLL;
-  uint32_t main_part = inner - inner % unroll;
   bool part = f->shape->range == HOST_PRODUCT_INNER;
-  struct emit_loop loop;
-  emit_loop_begin(e, &loop, part ? f->first : emit_i64(e, 0),
-                  part ? f->end : emit_i64(e, main_part), unroll, sums, width * vectors);
-  memcpy(sums, loop.carried, sizeof(sums));
-  for (uint32_t u = 0; u < unroll; u++)
-    step(f, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, u), ""), width, starts, sums);
-  emit_loop_end(e, &loop, sums);
-  memcpy(sums, loop.result, sizeof(sums));
-  for (uint32_t k = main_part; k < inner; k++)
-    step(f, emit_i64(e, k), width, starts, sums);
+  LLVMValueRef first = part ? f->first : emit_i64(e, 0);
+  LLVMValueRef end = part ? f->end : emit_i64(e, f->shape->inner);
+  LLVMValueRef length = LLVMBuildSub(e->builder, end, first, "");
+  length = LLVMBuildAnd(e->builder, length, emit_i64(e, -UNROLL), "");
+  LLVMValueRef rest = LLVMBuildAdd(e->builder, first, length, "");
+  inner_loop(f, first, rest, UNROLL, width, starts, sums);
+  inner_loop(f, rest, end, 1, width, starts, sums);
   for (uint32_t w = 0; w < width; w++)
     for (uint32_t v = 0; v < vectors; v++)
       emit_store(e, sums[w * vectors + v], c_address(f, n, w, v), 32);
@@ -177,7 +187,7 @@ static const struct host_product *product_function(struct host *h, struct host_p
     const struct host_product *made = &h->products.items[k];
     if (made->inner == wanted.inner && made->columns == wanted.columns &&
         made->panel_a == wanted.panel_a && made->transpose_b == wanted.transpose_b &&
-        made->mode == wanted.mode && made->range == wanted.range)
+        made->pairs == wanted.pairs && made->mode == wanted.mode && made->range == wanted.range)
       return made;
   }
   emit_product_function(h, &wanted);
@@ -198,15 +208,18 @@ void host_product(struct host *h, const struct tile_op *op, const struct host_op
   struct host_product wanted = {.inner = op->transpose_a ? a_type.rows : a_type.columns,
                                 .columns = op->results[0]->type.columns,
                                 .panel_a = x->a_stride == NULL,
+                                .pairs = dot_is_product(h, op),
                                 .transpose_b = op->transpose_b};
+  if (wanted.pairs)
+    wanted.inner = (wanted.inner + 1) / 2;
   wanted.mode = !x->accumulate      ? HOST_PRODUCT_FRESH
                 : x->factor == NULL ? HOST_PRODUCT_ADD
                                     : HOST_PRODUCT_SCALE_ADD;
   struct host_range range = {emit_i64(e, 0), emit_i64(e, wanted.inner)};
   if (x->inner != NULL)
     range = *x->inner;
-  /* One function does for the whole and for a part where the inner loop has no rest. */
-  if (x->inner != NULL || (!op->transpose_a && !op->transpose_b && wanted.inner % UNROLL == 0))
+  /* One function does for the whole and for a part. */
+  if (x->inner != NULL || (!op->transpose_a && !op->transpose_b))
     wanted.range = HOST_PRODUCT_INNER;
   /* Columns that are added to cannot be covered twice. */
   if (wanted.range == HOST_PRODUCT_WHOLE && x->columns != NULL && !x->accumulate) {

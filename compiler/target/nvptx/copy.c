@@ -271,6 +271,37 @@ static void copy_codes(const struct copy *c)
   emit_loop_end(e, &loop, NULL);
 }
 
+/* A thread a row, 4 bytes of it. */
+static void copy_column(const struct copy *c)
+{
+  struct gpu *g = c->g;
+  struct emit *e = g->e;
+  const uint32_t rows = c->place->rows;
+  for (uint32_t first = 0; first < rows; first += c->threads) {
+    LLVMValueRef row = LLVMBuildAdd(e->builder, g->thread, emit_i32(e, (int32_t)first), "");
+    struct emit_branch branch;
+    const bool last = first + c->threads > rows;
+    if (last)
+      emit_if(e, &branch,
+              LLVMBuildICmp(e->builder, LLVMIntSLT, row, emit_i32(e, (int32_t)rows), ""));
+    LLVMValueRef live = LLVMBuildICmp(e->builder, LLVMIntSLT, row, c->a->live_rows, "");
+    if (c->type.rows < rows)
+      live = gpu_both(
+          g, live,
+          LLVMBuildICmp(e->builder, LLVMIntSLT, row, emit_i32(e, (int32_t)c->type.rows), ""));
+    live = gpu_both(g, live, gpu_lives(g, emit_i32(e, 0), c->a->live_columns, 1));
+    LLVMValueRef offset = gpu_row_offset(g, c->a, c->type, row, rows);
+    LLVMValueRef from = emit_select(e, live, gpu_spot_at(g, c->a->access->tensor, offset).pointer,
+                                    emit_tensor_base(e, &g->slots, c->a->access->tensor));
+    LLVMValueRef present = emit_select(e, live, emit_i32(e, 4), emit_i32(e, 0));
+    emit_gpu_copy(e, 4, gpu_address(g, c->place, row, emit_i32(e, 0)), from, present);
+    if (last) {
+      emit_else(e, &branch);
+      emit_end_if(e, &branch);
+    }
+  }
+}
+
 static bool has_storage(enum tile_element element, enum dtype type)
 {
   switch (element) {
@@ -321,6 +352,11 @@ void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type t
                    .bits = residence_bits(stored),
                    .threads = gpu_threads(g)};
   place_rows(g, &a);
+  if (place->columns == 1) {
+    copy_column(&c);
+    gpu_release(g, used);
+    return;
+  }
   if (place->codes == DTYPE_ANY &&
       (!residence_has_unit_columns(g->where, a.access) || !has_storage(place->element, stored))) {
     copy_elements(&c);

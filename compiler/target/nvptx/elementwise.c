@@ -357,8 +357,9 @@ void gpu_permute(struct gpu *g, const struct tile_op *op)
   }
   fetch_operands(g, op);
   for (uint32_t c = 0; c < shape.columns; c++) {
-    uint32_t from;
-    residence_permuted(g->where, op, c, &from);
+    uint32_t from = 0;
+    if (op->operands[0]->type.columns > 1)
+      residence_permuted(g->where, op, c, &from);
     for (uint32_t r = 0; r < shape.rows; r++)
       elements[r * shape.columns + c] = gpu_element(g, op->operands[0], r, from);
   }

@@ -9,16 +9,52 @@ static LLVMValueRef scalar_operand(void *user, uint32_t index)
   return gpu_value(g, g->op->operands[index])->scalar;
 }
 
-void gpu_lower_scalar(struct gpu *g, const struct tile_op *op)
+LLVMValueRef gpu_scalar(struct gpu *g, const struct tile_op *op)
 {
   gpu_order_reads(g, op->expr);
   emit_expression_reset(&g->expression);
   g->expression.operand = scalar_operand;
   g->expression.user = g;
   g->op = op;
-  LLVMValueRef value = emit_expression(&g->expression, op->expr);
-  *gpu_value(g, op->results[0]) = (struct gpu_value){
-      .kind = GPU_SCALAR, .scalar = gpu_round(g, op->results[0]->type.element, value)};
+  return gpu_round(g, op->results[0]->type.element, emit_expression(&g->expression, op->expr));
+}
+
+/* A few instructions: no memory, no division, no random numbers and no loops. */
+static bool is_cheap(const struct expr *e)
+{
+  enum { HEIGHT = 4 };
+  const bool slow = e->op == EXPR_FLOORDIV || e->op == EXPR_MOD || e->op == EXPR_DIV ||
+                    e->op == EXPR_POW || e->op >= EXPR_HASH;
+  if (e->height > HEIGHT || slow || (e->deps & EXPR_DEP(EXPR_DEP_READ)) != 0)
+    return false;
+  bool cheap = true;
+  for (uint32_t k = 0; cheap && k < e->arg_count; k++)
+    cheap = is_cheap(e->args[k]);
+  return cheap;
+}
+
+bool gpu_is_for_walks(const struct gpu *g, const struct tile_value *value)
+{
+  const struct residence_value *v = &g->where->values[value->id];
+  if (value->def == NULL || value->def->kind != TILE_SCALAR || !is_cheap(value->def->expr))
+    return false;
+  for (size_t n = 0; n < v->users.count; n++) {
+    const struct tile_op *user = v->users.items[n];
+    if (user->kind != TILE_FOR_SEGMENTS)
+      return false;
+    const uint32_t first = 2 * user->segment_count, end = first + user->extra_count;
+    for (uint32_t k = 0; k < user->operand_count; k++)
+      if (user->operands[k] == value && (k < first || k >= end))
+        return false;
+  }
+  return v->users.count > 0;
+}
+
+void gpu_lower_scalar(struct gpu *g, const struct tile_op *op)
+{
+  if (!gpu_is_for_walks(g, op->results[0]))
+    *gpu_value(g, op->results[0]) =
+        (struct gpu_value){.kind = GPU_SCALAR, .scalar = gpu_scalar(g, op)};
 }
 
 /* The block's number -> one index an extent, the last running fastest and downwards: where later

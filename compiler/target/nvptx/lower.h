@@ -14,7 +14,7 @@
  * 16 exist and are zero beyond the tile's own. */
 struct gpu_place {
   LLVMValueRef offset;       /* i32, bytes; a multiple of 16 */
-  uint32_t pitch;            /* bytes from row to row, a multiple of 16 */
+  uint32_t pitch;            /* bytes from row to row, a multiple of 16, or 4 of a single column */
   uint32_t rows, columns;    /* with those beyond the tile's own */
   enum tile_element element; /* F32, F16, BF16 or I32; BOOL as I32 */
   enum dtype codes;          /* codes of that type lie there, to be made elements; ANY: elements */
@@ -25,7 +25,7 @@ enum gpu_kind {
   GPU_SCALAR,
   GPU_FRAGMENT,
   GPU_SHARED,
-  GPU_LAZY,  /* a row vector in memory, which is loaded where it is used */
+  GPU_LAZY,  /* in memory: loaded where it is used, or where it is put (residence.h) */
   GPU_STREAM /* in shared memory once its copy has arrived (stream.c) */
 };
 
@@ -231,6 +231,12 @@ LLVMValueRef gpu_load_element(struct gpu *g, uint32_t tensor, enum tile_element 
 /* ---- memory.c ---- */
 void gpu_load(struct gpu *g, const struct tile_op *op);
 LLVMValueRef gpu_load_lazily(struct gpu *g, const struct tile_value *value, uint32_t r, uint32_t c);
+/* Of a load for others to rearrange (residence_is_rearranged): elements from the tensor's base to
+ * one of the tile's rows (i32), which gpu_load_rearranged takes with a column (i32). `exists`:
+ * NULL, or where something is loaded at all. */
+LLVMValueRef gpu_rearranged_row(struct gpu *g, const struct tile_value *value, LLVMValueRef row);
+LLVMValueRef gpu_load_rearranged(struct gpu *g, const struct tile_value *value, LLVMValueRef row,
+                                 LLVMValueRef row_offset, LLVMValueRef column, LLVMValueRef exists);
 void gpu_store(struct gpu *g, const struct tile_op *op);
 /* Before an access to a tensor that the kernel both reads and writes. */
 void gpu_order(struct gpu *g, uint32_t tensor);
@@ -306,6 +312,11 @@ void gpu_permute_columns(struct gpu *g, const struct tile_op *op);
 /* ---- lower.c ---- */
 void gpu_lower_region(struct gpu *g, const struct tile_region *region);
 void gpu_lower_scalar(struct gpu *g, const struct tile_op *op);
+/* The scalar op's result, computed here. */
+LLVMValueRef gpu_scalar(struct gpu *g, const struct tile_op *op);
+/* A scalar that nothing but tests of for_segments read, computed by each test: there may be a dozen
+ * of them, whose registers a loop would hold while its tiles need them. It has no value. */
+bool gpu_is_for_walks(const struct gpu *g, const struct tile_value *value);
 
 /* ---- stream.c: loops, and operands that are copied ahead ---- */
 void gpu_for(struct gpu *g, const struct tile_op *op);

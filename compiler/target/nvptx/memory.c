@@ -74,6 +74,25 @@ static void bind_lazily(struct gpu *g, const struct tile_value *result, struct g
   *gpu_value(g, result) = (struct gpu_value){.kind = GPU_LAZY, .access = kept};
 }
 
+LLVMValueRef gpu_rearranged_row(struct gpu *g, const struct tile_value *value, LLVMValueRef row)
+{
+  return gpu_row_offset(g, gpu_value(g, value)->access, value->type, row, value->type.rows);
+}
+
+LLVMValueRef gpu_load_rearranged(struct gpu *g, const struct tile_value *value, LLVMValueRef row,
+                                 LLVMValueRef row_offset, LLVMValueRef column, LLVMValueRef exists)
+{
+  const struct gpu_access *a = gpu_value(g, value)->access;
+  const struct tile_type type = value->type;
+  LLVMValueRef live = gpu_both(g, exists, gpu_lives(g, row, a->live_rows, type.rows));
+  live = gpu_both(g, live, gpu_lives(g, column, a->live_columns, type.columns));
+  LLVMValueRef offset =
+      LLVMBuildAdd(g->e->builder, row_offset, gpu_column_offset(g, a, column), "");
+  struct gpu_spot spot = gpu_spot_at(g, a->access->tensor, offset);
+  return gpu_round(g, type.element,
+                   gpu_load_element(g, a->access->tensor, type.element, spot, live));
+}
+
 void gpu_load(struct gpu *g, const struct tile_op *op)
 {
   gpu_order(g, op->access.tensor);
@@ -81,6 +100,12 @@ void gpu_load(struct gpu *g, const struct tile_op *op)
     return;
   const struct tile_value *result = op->results[0];
   struct gpu_access a = gpu_access(g, op);
+  if (residence_is_rearranged(g->where, op)) {
+    struct gpu_access *kept = ARENA_NEW(g->arena, struct gpu_access);
+    *kept = a;
+    *gpu_value(g, result) = (struct gpu_value){.kind = GPU_LAZY, .access = kept};
+    return;
+  }
   if (residence_is_lazy(g->where, op)) {
     bind_lazily(g, result, a);
     return;

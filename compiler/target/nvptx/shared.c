@@ -49,6 +49,14 @@ struct gpu_place gpu_new_place(struct gpu *g, struct tile_type type, enum reside
 struct gpu_place gpu_new_load_place(struct gpu *g, const struct tile_op *load)
 {
   const struct tile_value *value = load->results[0];
+  if (residence_is_column(g->where, load)) {
+    struct gpu_place column = {.pitch = residence_element_bytes(value->type.element),
+                               .rows = round_up(value->type.rows, 16),
+                               .columns = 1,
+                               .element = value->type.element};
+    column.offset = emit_i32(g->e, (int32_t)gpu_allocate(g, gpu_place_bytes(&column)));
+    return column;
+  }
   if (!residence_has_codes(g->where, value))
     return gpu_new_place(g, value->type, residence_reader_of(g->where, value));
   enum dtype codes = gpu_dtype(g, load->access.tensor);

@@ -9,6 +9,8 @@
 
 #include <assert.h>
 
+enum { NO_TILE = INT32_MAX };
+
 /* ---- finding streams ---- */
 
 static void plan_streams(struct gpu *g, struct gpu_loop *loop)
@@ -99,14 +101,36 @@ static LLVMValueRef get(struct gpu *g, LLVMTypeRef type, LLVMValueRef variable)
   return LLVMBuildLoad2(g->e->builder, type, variable, "");
 }
 
+static LLVMValueRef next_exists(struct gpu *g, const struct gpu_loop *loop)
+{
+  struct emit *e = g->e;
+  if (loop->end != NULL)
+    return LLVMBuildICmp(e->builder, LLVMIntSLT, get(g, e->i64, loop->next), loop->end, "");
+  return LLVMBuildICmp(e->builder, LLVMIntNE, get(g, e->i32, loop->next), emit_i32(e, NO_TILE), "");
+}
+
+/* Positions have 31 bits, and a product of that size keeps a zero from taking a register. */
+static LLVMValueRef tile_position(struct gpu *g, const struct gpu_loop *loop, LLVMValueRef tile)
+{
+  struct emit *e = g->e;
+  tile = LLVMBuildMul(e->builder, tile, emit_i32(e, (int32_t)loop->op->step), "");
+  return LLVMBuildZExt(e->builder, tile, e->i64, "");
+}
+
+static LLVMValueRef next_position(struct gpu *g, const struct gpu_loop *loop)
+{
+  return loop->end != NULL ? get(g, g->e->i64, loop->next)
+                           : tile_position(g, loop, get(g, g->e->i32, loop->next));
+}
+
 /* The same of the next tile, where there is one. */
 static void copy_next(struct gpu *g, const struct gpu_loop *loop, uint32_t first, uint32_t end,
                       LLVMValueRef slot)
 {
   struct emit *e = g->e;
   struct emit_branch branch;
-  emit_if(e, &branch, get(g, e->i1, loop->next_exists));
-  copy_streams(g, loop, first, end, get(g, e->i64, loop->next_position),
+  emit_if(e, &branch, next_exists(g, loop));
+  copy_streams(g, loop, first, end, next_position(g, loop),
                loop->next_full == NULL ? NULL : get(g, e->i1, loop->next_full), slot);
   emit_else(e, &branch);
   emit_end_if(e, &branch);
@@ -303,8 +327,6 @@ static void loop_begin(struct gpu *g, struct gpu_loop *loop)
 {
   struct emit *e = g->e;
   loop->outer = g->loop;
-  loop->next_position = emit_variable(g->e, e->i64);
-  loop->next_exists = emit_variable(g->e, e->i1);
   plan_streams(g, loop);
   if (loop->count > 0 && loop->stages == 2) {
     loop->slot_variable = emit_variable(g->e, e->i32);
@@ -344,30 +366,37 @@ static void loop_end_turn(struct gpu *g, struct gpu_loop *loop)
     set(g, loop->slot_variable, LLVMBuildXor(g->e->builder, loop->slot, emit_i32(g->e, 1), ""));
 }
 
+static void step_on(struct gpu *g, const struct gpu_loop *loop)
+{
+  set(g, loop->next,
+      LLVMBuildAdd(g->e->builder, loop->position, emit_i64(g->e, loop->op->step), ""));
+}
+
+/* Copies ahead need the next position during a turn, beside that of the tile at hand. */
 void gpu_for(struct gpu *g, const struct tile_op *op)
 {
   struct emit *e = g->e;
   uint32_t used = g->shared_used;
-  struct gpu_loop loop = {.op = op};
+  struct gpu_loop loop = {
+      .op = op, .next = emit_variable(e, e->i64), .end = gpu_index(g, op->operands[1])};
   LLVMValueRef **carried = carried_new(g, op);
   carried_start(g, op, carried, op->operands + 2);
   loop_begin(g, &loop);
-  LLVMValueRef lo = gpu_index(g, op->operands[0]), hi = gpu_index(g, op->operands[1]);
-  set(g, loop.next_position, lo);
-  set(g, loop.next_exists, LLVMBuildICmp(e->builder, LLVMIntSLT, lo, hi, ""));
+  set(g, loop.next, gpu_index(g, op->operands[0]));
   loop_start(g, &loop);
   LLVMBasicBlockRef head = emit_block(e, "next"), body = emit_block(e, "turn"),
                     exit = emit_block(e, "done");
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, head);
-  LLVMBuildCondBr(e->builder, get(g, e->i1, loop.next_exists), body, exit);
+  LLVMBuildCondBr(e->builder, next_exists(g, &loop), body, exit);
   LLVMPositionBuilderAtEnd(e->builder, body);
-  loop.position = get(g, e->i64, loop.next_position);
-  LLVMValueRef next = LLVMBuildAdd(e->builder, loop.position, emit_i64(e, op->step), "");
-  set(g, loop.next_position, next);
-  set(g, loop.next_exists, LLVMBuildICmp(e->builder, LLVMIntSLT, next, hi, ""));
+  loop.position = next_position(g, &loop);
+  if (loop.count > 0)
+    step_on(g, &loop);
   loop_turn(g, &loop);
   loop_region(g, &loop, 0, carried);
+  if (loop.count == 0)
+    step_on(g, &loop);
   loop_end_turn(g, &loop);
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
@@ -378,19 +407,26 @@ void gpu_for(struct gpu *g, const struct tile_op *op)
 
 /* ---- for_segments ---- */
 
-/* The expressions of the tests read the op's extra operands, which follow its segments. */
-static LLVMValueRef extra_operand(void *user, uint32_t index)
-{
-  struct gpu *g = user;
-  return gpu_value(g, g->op->operands[2 * g->op->segment_count + index])->scalar;
-}
-
 struct walk {
   const struct tile_op *op;
   LLVMValueRef *from, *to; /* i32: each segment's tiles */
-  LLVMValueRef end;        /* i32: of all */
-  LLVMValueRef cursor;     /* variable i32: the first tile that was not looked at */
+  LLVMValueRef *extra;     /* what the tests read */
 };
+
+static LLVMValueRef extra_operand(void *user, uint32_t index)
+{
+  return ((LLVMValueRef *)user)[index];
+}
+
+/* The op's extra operands, which follow its segments. */
+static void find_extra(struct gpu *g, const struct walk *walk)
+{
+  for (uint32_t k = 0; k < walk->op->extra_count; k++) {
+    const struct tile_value *value = walk->op->operands[2 * walk->op->segment_count + k];
+    walk->extra[k] =
+        gpu_is_for_walks(g, value) ? gpu_scalar(g, value->def) : gpu_value(g, value)->scalar;
+  }
+}
 
 /* The number of a position's tile: positions have 31 bits, so that an i32 is enough. */
 static LLVMValueRef floor_tiles(struct gpu *g, LLVMValueRef position, uint32_t step)
@@ -410,7 +446,7 @@ static void walk_begin(struct gpu *g, struct walk *walk, const struct tile_op *o
   walk->op = op;
   walk->from = ARENA_ARRAY(g->arena, LLVMValueRef, op->segment_count + 1);
   walk->to = ARENA_ARRAY(g->arena, LLVMValueRef, op->segment_count + 1);
-  walk->end = emit_i32(e, 0);
+  walk->extra = ARENA_ARRAY(g->arena, LLVMValueRef, op->extra_count + 1);
   for (uint32_t k = 0; k < op->segment_count; k++) {
     LLVMValueRef lo = gpu_index(g, op->operands[2 * k]), hi = gpu_index(g, op->operands[2 * k + 1]);
     lo = emit_intrinsic(e, "llvm.smax", e->i64, (LLVMValueRef[]){lo, emit_i64(e, 0)}, 2);
@@ -419,24 +455,21 @@ static void walk_begin(struct gpu *g, struct walk *walk, const struct tile_op *o
         floor_tiles(g, LLVMBuildAdd(e->builder, hi, emit_i64(e, op->step - 1), ""), op->step);
     LLVMValueRef empty = LLVMBuildICmp(e->builder, LLVMIntSGE, lo, hi, "");
     walk->to[k] = emit_select(e, empty, emit_i32(e, 0), last);
-    walk->end = emit_intrinsic(e, "llvm.smax", e->i32, (LLVMValueRef[]){walk->end, walk->to[k]}, 2);
   }
-  walk->cursor = emit_variable(g->e, e->i32);
-  set(g, walk->cursor, emit_i32(e, 0));
 }
 
-/* Moves on to the next tile that `may` does not exclude; sets the loop's `next` variables. */
+/* Moves on to the next tile that `may` does not exclude. */
 static void walk_on(struct gpu *g, const struct walk *walk, struct gpu_loop *loop)
 {
   struct emit *e = g->e;
   const struct tile_op *op = walk->op;
-  const LLVMValueRef never = emit_i32(e, INT32_MAX);
+  const LLVMValueRef never = emit_i32(e, NO_TILE);
   LLVMBasicBlockRef head = emit_block(e, "look"), look = emit_block(e, "tile"),
-                    found = emit_block(e, "found"), none = emit_block(e, "none"),
-                    exit = emit_block(e, "walked");
+                    found = emit_block(e, "found"), exit = emit_block(e, "walked");
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, head);
-  LLVMValueRef at_least = get(g, e->i32, walk->cursor), tile = never;
+  LLVMValueRef at_least = LLVMBuildAdd(e->builder, get(g, e->i32, loop->next), emit_i32(e, 1), "");
+  LLVMValueRef tile = never;
   for (uint32_t k = 0; k < op->segment_count; k++) {
     LLVMValueRef first =
         emit_intrinsic(e, "llvm.smax", e->i32, (LLVMValueRef[]){walk->from[k], at_least}, 2);
@@ -444,36 +477,31 @@ static void walk_on(struct gpu *g, const struct walk *walk, struct gpu_loop *loo
     first = emit_select(e, inside, first, never);
     tile = emit_intrinsic(e, "llvm.smin", e->i32, (LLVMValueRef[]){tile, first}, 2);
   }
-  LLVMBuildCondBr(e->builder, LLVMBuildICmp(e->builder, LLVMIntSLT, tile, walk->end, ""), look,
-                  none);
+  set(g, loop->next, tile);
+  LLVMBuildCondBr(e->builder, next_exists(g, loop), look, exit);
   LLVMPositionBuilderAtEnd(e->builder, look);
-  set(g, walk->cursor, LLVMBuildAdd(e->builder, tile, emit_i32(e, 1), ""));
-  LLVMValueRef start = LLVMBuildMul(e->builder, LLVMBuildZExt(e->builder, tile, e->i64, ""),
-                                    emit_i64(e, op->step), "");
+  LLVMValueRef start = tile_position(g, loop, tile);
+  find_extra(g, walk);
   emit_expression_reset(&g->expression);
-  g->op = op;
   g->expression.operand = extra_operand;
-  g->expression.user = g;
+  g->expression.user = walk->extra;
   g->expression.variables[EXPR_VAR_TILE_J0] = start;
   g->expression.variables[EXPR_VAR_TILE_J1] =
       LLVMBuildAdd(e->builder, start, emit_i64(e, op->step - 1), "");
   LLVMBuildCondBr(e->builder, emit_expression(&g->expression, op->expr), found, head);
   LLVMPositionBuilderAtEnd(e->builder, found);
   set(g, loop->next_full, emit_expression(&g->expression, op->expr2));
-  set(g, loop->next_position, start);
-  set(g, loop->next_exists, LLVMConstInt(e->i1, 1, false));
-  LLVMBuildBr(e->builder, exit);
-  LLVMPositionBuilderAtEnd(e->builder, none);
-  set(g, loop->next_exists, LLVMConstInt(e->i1, 0, false));
   LLVMBuildBr(e->builder, exit);
   LLVMPositionBuilderAtEnd(e->builder, exit);
 }
 
+/* The walk is in the loop once: before the first turn there is one that only starts the copies. */
 void gpu_for_segments(struct gpu *g, const struct tile_op *op)
 {
   struct emit *e = g->e;
   uint32_t used = g->shared_used;
-  struct gpu_loop loop = {.op = op, .next_full = emit_variable(g->e, e->i1)};
+  struct gpu_loop loop = {
+      .op = op, .next = emit_variable(e, e->i32), .next_full = emit_variable(e, e->i1)};
   LLVMValueRef **carried = carried_new(g, op);
   carried_start(g, op, carried, op->operands + 2 * op->segment_count + op->extra_count);
   loop_begin(g, &loop);
@@ -481,26 +509,27 @@ void gpu_for_segments(struct gpu *g, const struct tile_op *op)
   walk_begin(g, &walk, op);
   gpu_order_reads(g, op->expr);
   gpu_order_reads(g, op->expr2);
-  walk_on(g, &walk, &loop);
-  loop_start(g, &loop);
-  LLVMBasicBlockRef head = emit_block(e, "next"), body = emit_block(e, "turn"),
-                    exit = emit_block(e, "done");
+  set(g, loop.next, emit_i32(e, -1));
+  set(g, loop.next_full, LLVMConstInt(e->i1, 0, false));
+  LLVMBasicBlockRef head = emit_block(e, "next"), exit = emit_block(e, "done");
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, head);
-  LLVMBuildCondBr(e->builder, get(g, e->i1, loop.next_exists), body, exit);
-  LLVMPositionBuilderAtEnd(e->builder, body);
-  loop.position = get(g, e->i64, loop.next_position);
-  LLVMValueRef full = get(g, e->i1, loop.next_full);
+  LLVMValueRef tile = get(g, e->i32, loop.next), full = get(g, e->i1, loop.next_full);
   walk_on(g, &walk, &loop);
+  struct emit_branch first, branch;
+  emit_if(e, &first, LLVMBuildICmp(e->builder, LLVMIntSLT, tile, emit_i32(e, 0), ""));
+  loop_start(g, &loop);
+  emit_else(e, &first);
+  loop.position = tile_position(g, &loop, tile);
   loop_turn(g, &loop);
-  struct emit_branch branch;
   emit_if(e, &branch, full);
   loop_region(g, &loop, 0, carried);
   emit_else(e, &branch);
   loop_region(g, &loop, 1, carried);
   emit_end_if(e, &branch);
   loop_end_turn(g, &loop);
-  LLVMBuildBr(e->builder, head);
+  emit_end_if(e, &first);
+  LLVMBuildCondBr(e->builder, next_exists(g, &loop), head, exit);
   LLVMPositionBuilderAtEnd(e->builder, exit);
   const uint32_t bytes = g->shared_used - used;
   gpu_release(g, used);

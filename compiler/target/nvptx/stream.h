@@ -18,9 +18,12 @@ struct gpu_loop {
   uint32_t arrived;            /* of the region being lowered */
   LLVMValueRef position, full; /* i64, i1: of the tile at hand */
   LLVMValueRef slot;           /* i32: of its buffers; NULL with one stage */
-  /* Stack variables. */
+  LLVMValueRef end;            /* i64: of the positions of a `for`; NULL of for_segments */
+  /* Stack variables. What follows from them is computed where it is needed: all that a loop keeps
+   * for its next turn takes registers of everybody's. */
   LLVMValueRef slot_variable;
-  LLVMValueRef next_position, next_exists, next_full; /* i64, i1, i1; full: of for_segments */
+  LLVMValueRef next;      /* the next tile: of `for` its position (i64), else its number (i32) */
+  LLVMValueRef next_full; /* i1, of for_segments */
 };
 
 #endif

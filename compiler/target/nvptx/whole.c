@@ -26,6 +26,23 @@ static LLVMValueRef element_at(struct gpu *g, const struct gpu_place *place,
   return truth(g, value->type.element, gpu_shared_load(g, place, row, column));
 }
 
+/* A column vector becomes a row vector. */
+static void transpose_loaded(struct gpu *g, const struct tile_value *from,
+                             const struct tile_value *to)
+{
+  struct emit *e = g->e;
+  const uint32_t columns = gpu_shape(g, to->type).columns;
+  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, columns);
+  for (uint32_t c = 0; c < columns; c++) {
+    LLVMValueRef row = gpu_column(g, to->type, c), exists = gpu_column_exists(g, to->type, c);
+    if (exists != NULL)
+      row = emit_select(e, exists, row, emit_i32(e, 0));
+    elements[c] =
+        gpu_load_rearranged(g, from, row, gpu_rearranged_row(g, from, row), emit_i32(e, 0), exists);
+  }
+  gpu_set_elements(g, to, elements);
+}
+
 void gpu_transpose(struct gpu *g, const struct tile_op *op)
 {
   const struct tile_value *from = op->operands[0], *to = op->results[0];
@@ -35,6 +52,10 @@ void gpu_transpose(struct gpu *g, const struct tile_op *op)
   if (to->type.rows == 1 && to->type.columns == 1) {
     elements[0] = gpu_element(g, from, 0, 0);
     gpu_set_elements(g, to, elements);
+    return;
+  }
+  if (gpu_value(g, from)->kind == GPU_LAZY) {
+    transpose_loaded(g, from, to);
     return;
   }
   struct gpu_place place = float_place(g, from);
@@ -68,16 +89,33 @@ static LLVMValueRef permuted_column(struct gpu *g, const struct tile_op *op, uin
 
 void gpu_permute_columns(struct gpu *g, const struct tile_op *op)
 {
+  struct emit *e = g->e;
   const struct tile_value *from = op->operands[0], *to = op->results[0];
   struct gpu_shape shape = gpu_shape(g, to->type);
-  uint32_t used = g->shared_used;
+  const bool loaded = gpu_value(g, from)->kind == GPU_LAZY;
+  uint32_t used = g->shared_used, *first = ARENA_ARRAY(g->arena, uint32_t, shape.columns);
   LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
-  struct gpu_place place = float_place(g, from);
-  for (uint32_t c = 0; c < shape.columns; c++) {
-    LLVMValueRef column = permuted_column(g, op, c);
-    for (uint32_t r = 0; r < shape.rows; r++)
-      elements[r * shape.columns + c] = element_at(g, &place, from, gpu_exists(g, to->type, r, c),
-                                                   gpu_row(g, to->type, r), column);
+  LLVMValueRef *columns = ARENA_ARRAY(g->arena, LLVMValueRef, shape.columns);
+  struct gpu_place place = {0};
+  if (!loaded)
+    place = float_place(g, from);
+  residence_permuted_alike(g->where, op, first);
+  for (uint32_t c = 0; c < shape.columns; c++)
+    columns[c] = first[c] == c ? permuted_column(g, op, c) : columns[first[c]];
+  for (uint32_t r = 0; r < shape.rows; r++) {
+    LLVMValueRef row = gpu_row(g, to->type, r), exists = gpu_row_exists(g, to->type, r);
+    if (exists != NULL)
+      row = emit_select(e, exists, row, emit_i32(e, 0));
+    LLVMValueRef offset = loaded ? gpu_rearranged_row(g, from, row) : NULL;
+    for (uint32_t c = 0; c < shape.columns; c++) {
+      LLVMValueRef *element = &elements[r * shape.columns + c];
+      if (first[c] != c)
+        *element = elements[r * shape.columns + first[c]];
+      else if (loaded)
+        *element = gpu_load_rearranged(g, from, row, offset, columns[c], exists);
+      else
+        *element = truth(g, from->type.element, gpu_shared_load(g, &place, row, columns[c]));
+    }
   }
   gpu_set_elements(g, to, elements);
   gpu_release(g, used);

@@ -74,8 +74,9 @@ typedef struct attn_context_options {
   size_t size;
   const char *device; /* "cpu", the default where NULL; or "cuda:N", where "cuda" is "cuda:0" */
   /* Threads that compute at once, the calling one included. 0: the environment's ATTN_NUM_THREADS,
-   * or where that is not set the processors in the calling thread's affinity mask. Results do not
-   * depend on it, bit for bit. */
+   * or where that is not set the processors in the calling thread's affinity mask, as far as its
+   * control groups grant their time. A launch from a parallel region of OpenMP takes its caller
+   * alone. Results do not depend on it, bit for bit. */
   unsigned threads;
   /* Compiled specs kept for the next compilation of the same text; those in use by a program are
    * kept regardless. */
@@ -184,8 +185,8 @@ ATTN_API const char *attn_type_name(attn_type type); /* "f32"; "any" */
 
 /* What attn_launch computes with. DECODE is for few query rows: query heads of a group share a
  * tile, and the keys are split into parts that are computed side by side and then merged. ANY, the
- * default, takes DECODE where a launch has so few rows that it is faster: on a cache, and on k and v
- * of 2048 tokens or more. */
+ * default, takes DECODE where a launch has so few rows that it is faster: on a cache, and on k and
+ * v of 2048 tokens or more. */
 typedef enum attn_kernel {
   ATTN_KERNEL_FORWARD,
   ATTN_KERNEL_DECODE,

@@ -22,8 +22,8 @@
  *
  * Pages. In a paged cache tokens lie in pages, which forks of a sequence share. A page is written
  * only while one sequence and no other batch has it: attn_cache_begin copies the last page of a
- * sequence, in every layer, if that is not so. In a dense cache, and in a ring, each sequence has
- * one row, that of its number, and forks are copies.
+ * sequence, and those whose tokens are in a residual, in every layer, if that is not so. In a dense
+ * cache, and in a ring, each sequence has one row, that of its number, and forks are copies.
  *
  * Batches. attn_cache_begin makes room for a step and gives the tensors for its launches. They are
  * of that moment: what other batches do later does not change them. attn_cache_end makes the new

@@ -124,6 +124,6 @@ END_TEST
 
 void layouts_add(TCase *tests)
 {
-  tcase_add_loop_test(tests, layouts_agree, 0, draws(24, 5));
+  tcase_add_loop_test(tests, layouts_agree, 0, draws(14, 5));
   tcase_add_loop_test(tests, batches_change_no_bit, 0, 2);
 }

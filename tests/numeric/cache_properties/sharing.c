@@ -30,7 +30,7 @@ START_TEST(forks_are_copies)
   snprintf(text, sizeof(text), "  mask causal\n  cache %s\n", forked[_i]);
   struct model m = model_open(text, NULL);
   m.element = parting;
-  parted_at = pick(&draw, 3, 40);
+  parted_at = _i == 4 ? 24 : pick(&draw, 3, 40); /* whole pages, whose tokens are in residuals */
   for (int copies = 0; copies < 2; copies++) {
     struct rows *rows = copies ? &own : &shared;
     struct draw same = draw;
