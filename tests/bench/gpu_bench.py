@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The kernels of this project beside PyTorch's scaled_dot_product_attention and FlexAttention, in one process.
+"""The kernels of this project beside PyTorch's scaled_dot_product_attention and FlexAttention, in one process; on
+caches (gpu_decode.py) beside FlashInfer too, where it is installed.
 
 Every contender gets the same random tensors. What it computes is checked before it is timed, and a contender whose
 result is wrong is not timed. Rounds go over all contenders in changing order; the table has medians over rounds. Each
 time is that of the device between two events around many launches, which go over several sets of tensors so that
 nothing is found in the caches; a sleeping kernel in front lets the host run ahead, so that no host time is counted.
-TFLOP/s count 4 D operations for each visible pair, whatever a kernel computes in vain.
+TFLOP/s count 4 D operations for each visible pair, whatever a kernel computes in vain; GB/s the bytes of K and V.
 
 With --sweep only this project's kernels are timed, with many schedules for each row.
 """
@@ -25,21 +26,15 @@ import warnings
 import torch
 
 import attn_ctypes
+import gpu_contenders
+import gpu_decode
 import gpu_rows
+from gpu_contenders import FLASH, OURS, PEERS, Contender, Entry
 
-try:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-except ImportError:  # before 2.3
-    SDPBackend = sdpa_kernel = None
-try:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-except ImportError:  # before 2.5
-    create_block_mask = flex_attention = None
-
-OURS, FLASH = "attn", "flash"
-PEERS = (FLASH, "cudnn", "efficient", "flex")
 BLOCK_MS = 12.0  # of launches between two events
 SWEEP = {"rows": (64, 128), "columns": (32, 64, 128), "warps": (4, 8), "stages": (1, 2)}
+DECODE_SWEEP = {"columns": (32, 64, 128), "warps": (4, 8), "stages": (1, 2), "decode_tasks": (216, 432, 864)}
+SWEPT = "paged 64"  # the cache of these
 
 
 def parse():
@@ -137,7 +132,7 @@ def matmul_tflops(device):
     n, repeat = (8192, 20) if device.type == "cuda" else (256, 2)
     a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
     clock = Clock(device)
-    contender = Contender("matmul", [lambda: torch.mm(a, b)])
+    contender = Contender([lambda: torch.mm(a, b)])
     clock.block(contender, 3, 0)
     return 2 * n ** 3 / (clock.block(contender, repeat, 1.0) * 1e-3) / 1e12
 
@@ -155,85 +150,6 @@ def describe(device, library):
                      memory=p.total_memory, l2=getattr(p, "L2_cache_size", 0), cudnn=torch.backends.cudnn.version())
         about.update(nvidia_smi(device, "driver_version", "clocks.max.sm", "power.limit"))
     return about
-
-
-# ---- contenders ----
-
-class Contender:
-    """One launch for each set of tensors, each of which returns the output."""
-
-    def __init__(self, name, launches, environment=contextlib.nullcontext, close=None):
-        self.name, self.launches, self.environment = name, launches, environment
-        self.close = close or (lambda: None)
-
-
-def make_ours(row, sets, context, schedule=None):
-    program = attn_ctypes.Program(context, row.spec(), row.type, schedule)
-    stream = torch.cuda.current_stream(sets[0].q.device).cuda_stream if sets[0].q.is_cuda else None
-    launches = []
-    for inputs in sets:
-        def view(t, kind=row.type):
-            return context.tensor(t.data_ptr(), kind, list(t.shape), list(t.stride()))
-        named = {} if inputs.doc is None else {"doc": view(inputs.doc, "i32")}
-        tensors = [view(t) for t in (inputs.q, inputs.k, inputs.v, inputs.o)]
-        launch = attn_ctypes.Launch(program, *tensors, named, stream)
-        size = launch.workspace_size()
-        workspace = torch.empty(max(size, 1), dtype=torch.uint8, device=inputs.q.device)
-        if size > 0:
-            launch.use_workspace(workspace.data_ptr(), size)
-
-        def run(launch=launch, out=inputs.o, kept=workspace):
-            launch()
-            return out
-        launches.append(run)
-    contender = Contender(OURS, launches, close=program.close)
-    contender.timings = program.timings()
-    return contender
-
-
-def make_sdpa(row, sets, backend):
-    if sdpa_kernel is None:
-        raise RuntimeError("torch %s has no sdpa_kernel" % torch.__version__)
-    kinds = {FLASH: SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
-             "cudnn": getattr(SDPBackend, "CUDNN_ATTENTION", None)}
-    if kinds[backend] is None:
-        raise RuntimeError("torch %s has no such backend" % torch.__version__)
-    grouped = {} if row.heads == row.kv_heads else {"enable_gqa": True}
-    launches, mask = [], None
-    for inputs in sets:
-        if inputs is sets[0] or row.kind == "document":  # else the same for all
-            mask = gpu_rows.dense_mask(row, inputs)
-        if mask is False or (mask is not None and backend == FLASH):
-            raise NotImplementedError
-
-        def run(inputs=inputs, mask=mask):
-            return torch.nn.functional.scaled_dot_product_attention(
-                inputs.q, inputs.k, inputs.v, attn_mask=mask, is_causal=row.kind == "causal", **grouped)
-        launches.append(run)
-    return Contender(backend, launches, lambda: sdpa_kernel(kinds[backend]))
-
-
-def make_flex(row, sets, autotune):
-    if flex_attention is None:
-        raise RuntimeError("torch %s has no FlexAttention" % torch.__version__)
-    attend = flex_attention
-    if sets[0].q.is_cuda:
-        torch._dynamo.reset()  # or it gives up on compiling after some rows
-        attend = torch.compile(flex_attention, dynamic=False,
-                               mode="max-autotune-no-cudagraphs" if autotune else "default")
-    grouped = {} if row.heads == row.kv_heads else {"enable_gqa": True}
-    launches, score_mod, block_mask = [], None, None
-    for inputs in sets:
-        if inputs is sets[0] or row.kind == "document":  # else the same for all
-            mask_mod, score_mod = gpu_rows.flex_functions(row, inputs)
-            if mask_mod is not None:
-                batch = row.batch if row.kind == "document" else None
-                block_mask = create_block_mask(mask_mod, batch, None, row.n, row.n, device=str(inputs.q.device))
-
-        def run(inputs=inputs, score_mod=score_mod, block_mask=block_mask):
-            return attend(inputs.q, inputs.k, inputs.v, score_mod=score_mod, block_mask=block_mask, **grouped)
-        launches.append(run)
-    return Contender("flex", launches)
 
 
 def first_line(error):
@@ -259,28 +175,35 @@ class Bench:
         self.context = attn_ctypes.Context(self.library, str(self.device))
         self.clock = Clock(self.device)
         self.report = describe(self.device, self.library)
-        self.report.update(matmul_tflops=[matmul_tflops(self.device)], rows=[], not_reached=[])
+        self.report.update(matmul_tflops=[matmul_tflops(self.device)], rows=[], too_large=[], not_reached=[])
 
     def make_sets(self, row):
-        """As many as take twice the cache, and three at least."""
-        sets = [gpu_rows.Inputs(row, self.options.seed, self.device)]
+        """As many as take twice the cache, and no fewer than the row asks for."""
+        sets = [row.inputs(self.options.seed, self.device)]
         wanted = -(-2 * self.report.get("l2", 0) // sets[0].bytes())
-        sets += [gpu_rows.Inputs(row, self.options.seed + n, self.device) for n in range(1, min(16, max(3, wanted)))]
-        return sets
+        more = range(1, min(16, max(row.least_sets, wanted)))
+        return sets + [row.inputs(self.options.seed + n, self.device) for n in more]
 
-    def admit(self, make, errors, record):
+    def entries(self, row, sets):
+        peers = self.options.peers.split(",")
+        if isinstance(row, gpu_decode.Row):
+            return gpu_decode.entries(row, sets, self.context, peers, self.options.shrink)
+        return gpu_contenders.entries(row, sets, self.context, peers, self.options.autotune)
+
+    def admit(self, entry, record):
         """A contender that computes what it should, or None; `record` says why not."""
         contender = None
         try:
-            contender = make()
+            contender = entry.make()
             with contender.environment():
                 outs = [launch() for launch in contender.launches]
             self.clock.sync()
-            if contender.name == OURS:
+            if entry.ours:
                 self.context.sync()
-            record["of_allowed_error"] = min(errors.worst(outs[0]), 1e9)  # JSON knows no infinity
-            finite = all(bool(torch.isfinite(out).all()) for out in outs)
-            record["status"] = "ok" if finite and record["of_allowed_error"] <= 1 else "wrong"
+            if entry.worst is not None:
+                record["of_allowed_error"] = min(entry.worst(outs[0]), 1e9)  # JSON knows no infinity
+            finite = all(bool(torch.isfinite(out).all()) for out in outs if isinstance(out, torch.Tensor))
+            record["status"] = "ok" if finite and record.get("of_allowed_error", 0) <= 1 else "wrong"
         except NotImplementedError:
             record["status"] = "none"
         except Exception as error:  # a peer that refuses a row must not end the run
@@ -292,79 +215,92 @@ class Bench:
             contender.close()
         return None
 
-    def time_all(self, contenders, records):
+    def time_all(self, entries, contenders, records):
         if not contenders:
             return
-        plans = {c.name: self.clock.plan(c) for c in contenders}
-        times = {c.name: [] for c in contenders}
+        names = list(contenders)
+        plans = {name: self.clock.plan(contenders[name]) for name in names}
+        times = {name: [] for name in names}
         for n in range(self.options.rounds):
-            order = contenders[n % len(contenders):] + contenders[:n % len(contenders)]
-            for contender in order if n % 2 == 0 else reversed(order):
-                times[contender.name].append(self.clock.block(contender, *plans[contender.name]))
-        for name, values in times.items():
-            records[name].update(ms=statistics.median(values), ms_least=min(values), ms_most=max(values),
-                                 launches=plans[name][0])
+            order = names[n % len(names):] + names[:n % len(names)]
+            for name in order if n % 2 == 0 else reversed(order):
+                times[name].append(self.clock.block(contenders[name], *plans[name]))
+        for name, taken in times.items():
+            ms, work = statistics.median(taken), entries[name].work
+            records[name].update(ms=ms, ms_least=min(taken), ms_most=max(taken), launches=plans[name][0])
+            if "flops" in work:
+                records[name]["tflops"] = work["flops"] / ms / 1e9
+            else:
+                records[name].update(bytes=work["bytes"], gbps=work["bytes"] / ms / 1e6)
 
     def run_row(self, row):
         sets = self.make_sets(row)
-        flops = statistics.mean(row.flops(inputs.lengths) for inputs in sets)
-        errors = gpu_rows.Errors(row, sets[0])
-        peers = [p for p in PEERS if p in self.options.peers.split(",")]
-        records = {name: {} for name in [OURS] + peers}
-        contenders = []
-        for name in records:
-            make = {OURS: lambda: make_ours(row, sets, self.context),
-                    "flex": lambda: make_flex(row, sets, self.options.autotune)}.get(
-                        name, lambda name=name: make_sdpa(row, sets, name))
-            contender = self.admit(make, errors, records[name])
+        entries = self.entries(row, sets)
+        records = {name: {"ours": entry.ours} for name, entry in entries.items()}
+        contenders = {}
+        for name, entry in entries.items():
+            contender = self.admit(entry, records[name])
             if contender is not None:
-                contenders.append(contender)
-                if name == OURS:
-                    records[name]["compile_ms"] = contender.timings
-        self.time_all(contenders, records)
-        for contender in contenders:
+                contenders[name] = contender
+                if contender.compile_ms is not None:
+                    records[name]["compile_ms"] = contender.compile_ms
+        self.time_all(entries, contenders, records)
+        for contender in contenders.values():
             contender.close()
-        for record in records.values():
-            if "ms" in record:
-                record["tflops"] = flops / record["ms"] / 1e9
-        self.report["rows"].append({"name": row.full_name, **vars(row), "sets": len(sets), "flops": flops,
-                                    "contenders": records,
+        self.report["rows"].append({"name": row.full_name, **vars(row), "sets": len(sets), "contenders": records,
                                     **nvidia_smi(self.device, "clocks.sm", "power.draw", "temperature.gpu")})
         return records
 
+    def schedules(self, row, sets):
+        """An entry for each schedule; none where the row has no schedule of its own to look for."""
+        decodes = isinstance(row, gpu_decode.Row)
+        if decodes and row.kind != "decode":
+            return
+        title = "%s, %s" % (OURS, SWEPT) if decodes else OURS
+        entry = self.entries(row, sets)[title]
+        caches = [gpu_decode.Cache(row, inputs, SWEPT) for inputs in sets] if decodes else None
+        fields = DECODE_SWEEP if decodes else SWEEP
+        for schedule in [{}] + [dict(zip(fields, chosen)) for chosen in itertools.product(*fields.values())]:
+            def make(schedule=schedule):
+                if decodes:
+                    return gpu_decode.make_ours(row, sets, caches, SWEPT, self.context, schedule=schedule)
+                return gpu_contenders.make_ours(row, sets, self.context, schedule)
+            yield schedule, Entry(True, make, entry.worst, entry.work)
+
     def sweep_row(self, row):
         sets = self.make_sets(row)
-        flops = statistics.mean(row.flops(inputs.lengths) for inputs in sets)
-        errors = gpu_rows.Errors(row, sets[0])
-        schedules = [{}] + [dict(zip(SWEEP, values)) for values in itertools.product(*SWEEP.values())]
         results = []
-        for schedule in schedules:
+        for schedule, entry in self.schedules(row, sets):
             record = {"schedule": schedule}
-            contender = self.admit(lambda: make_ours(row, sets, self.context, schedule), errors, record)
+            contender = self.admit(entry, record)
             results.append(record)
             if contender is not None:
-                self.time_all([contender], {OURS: record})
-                record["tflops"] = flops / record["ms"] / 1e9
+                self.time_all({OURS: entry}, {OURS: contender}, {OURS: record})
                 contender.close()
         results.sort(key=lambda record: record.get("ms", float("inf")))
         self.report["rows"].append({"name": row.full_name, **vars(row), "sweep": results})
         for record in results:
             name = " ".join("%s=%d" % item for item in record["schedule"].items()) or "(default)"
-            said = "%8.1f TFLOP/s" % record["tflops"] if "tflops" in record else record.get("error", record["status"])
+            said = "%8.1f TFLOP/s" % record["tflops"] if "tflops" in record else \
+                "%8.1f GB/s" % record["gbps"] if "gbps" in record else record.get("error", record["status"])
             print("%-44s %-44s %s" % (row.full_name, name, said))
 
     def run(self):
-        chosen = [row for row in gpu_rows.rows(self.options.quick, self.options.shrink)
+        sizes = self.options.quick, self.options.shrink
+        chosen = [row for row in gpu_decode.rows(*sizes) + gpu_rows.rows(*sizes)
                   if re.search(self.options.rows, row.full_name)]
         for n, row in enumerate(chosen):
             if self.options.limit and time.monotonic() - self.begin > self.options.limit:
                 self.report["not_reached"] = [row.full_name for row in chosen[n:]]
                 break
             print("%d of %d: %s" % (n + 1, len(chosen), row.full_name), file=sys.stderr, flush=True)
-            if self.options.sweep:
-                self.sweep_row(row)
-            else:
-                self.run_row(row)
+            try:
+                if self.options.sweep:
+                    self.sweep_row(row)
+                else:
+                    self.run_row(row)
+            except torch.cuda.OutOfMemoryError:
+                self.report["too_large"].append(row.full_name)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.write()
@@ -394,15 +330,11 @@ def ratio(ours, others):
     return "%.2f" % (ours["tflops"] / max(speeds)) if speeds and "tflops" in ours else "-"
 
 
-def print_table(report):
-    print("%s, %s, driver %s, CUDA %s, cuDNN %s, PyTorch %s, Triton %s, attn %s; bf16 matmul %s TFLOP/s\n" % (
-        report["date"], report["device"], report.get("driver_version", "-"), report["cuda"], report.get("cudnn", "-"),
-        report["torch"], report.get("triton", "-"), report["attn"],
-        " to ".join("%.3g" % speed for speed in report["matmul_tflops"])))
-    names = list(report["rows"][0]["contenders"]) if report["rows"] else []
+def print_forward(rows):
+    names = list(rows[0]["contenders"])
     heads = ["row", "type", "d", "N", "B", "H"] + names + ["of best", "of flash"]
     print("| %s |\n|%s" % (" | ".join(heads), "---|" * len(heads)))
-    for row in report["rows"]:
+    for row in rows:
         records = row["contenders"]
         ours, peers = records[OURS], [records[name] for name in names if name != OURS]
         title = row["kind"] + (" %d" % row["window"] if row["window"] else "")
@@ -410,8 +342,22 @@ def print_table(report):
         print("| %s |" % " | ".join([title, row["type"], str(row["dim"]), str(row["n"]), str(row["batch"]), grouped]
                                     + [cell(records[name]) for name in names]
                                     + [ratio(ours, peers), ratio(ours, [records.get(FLASH, {})])]))
-    if report["not_reached"]:
-        print("\nnot reached in the time: %s" % "; ".join(report["not_reached"]))
+
+
+def print_tables(report):
+    print("%s, %s, driver %s, CUDA %s, cuDNN %s, PyTorch %s, Triton %s, attn %s; bf16 matmul %s TFLOP/s\n" % (
+        report["date"], report["device"], report.get("driver_version", "-"), report["cuda"], report.get("cudnn", "-"),
+        report["torch"], report.get("triton", "-"), report["attn"],
+        " to ".join("%.3g" % speed for speed in report["matmul_tflops"])))
+    forward = [row for row in report["rows"] if OURS in row["contenders"]]
+    decode = [row for row in report["rows"] if OURS not in row["contenders"]]
+    if forward:
+        print_forward(forward)
+    if decode:
+        gpu_decode.print_table(decode)
+    for title, names in (("too large for the device's memory", "too_large"), ("not reached in the time", "not_reached")):
+        if report[names]:
+            print("\n%s: %s" % (title, "; ".join(report[names])))
 
 
 def main():
@@ -429,9 +375,9 @@ def main():
         return 2
     if options.sweep:
         return 0
-    print_table(report)
-    bad = [(row["name"], row["contenders"][OURS]) for row in report["rows"]
-           if row["contenders"][OURS]["status"] != "ok"]
+    print_tables(report)
+    bad = [("%s, %s" % (row["name"], name), record) for row in report["rows"]
+           for name, record in row["contenders"].items() if record["ours"] and record["status"] != "ok"]
     for name, record in bad:
         print("gpu_bench.py: %s: %s %s" % (name, record["status"], record.get("error", "(%.3g of the allowed error)"
               % record.get("of_allowed_error", float("nan")))), file=sys.stderr)

@@ -55,6 +55,13 @@ class Row:
     def flops(self, documents):
         return 4 * self.dim * self.heads * self.visible_pairs(documents)
 
+    def inputs(self, seed, device):
+        return Inputs(self, seed, device)
+
+    @property
+    def least_sets(self):
+        return 3
+
 
 def make(kind, dtype, dim, n, shrink, heads=None, kv_heads=None, window=0):
     heads = heads or HIDDEN // dim
