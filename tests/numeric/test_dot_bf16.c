@@ -72,9 +72,9 @@ static void launch(attn_program *program, uint16_t hidden, uint16_t *out)
   for (int n = 0; n < QUERIES * DIM; n++)
     q[n] = (uint16_t)(0x3e80 + n % 97 + (n % 2 << 15));
   for (int n = 0; n < KEYS * DIM; n++)
-    k[n] = n / DIM % 3 == 1 ? hidden : (uint16_t)(0x3f00 + n % 89 + (n % 3 % 2 << 15));
+    k[n] = (uint16_t)(n / DIM % 3 == 1 ? hidden : 0x3f00 + n % 89 + (n % 3 % 2 << 15));
   for (int n = 0; n < KEYS * DIM_V; n++)
-    v[n] = n / DIM_V % 3 == 1 ? hidden : (uint16_t)(0x3f80 + n % 61);
+    v[n] = (uint16_t)(n / DIM_V % 3 == 1 ? hidden : 0x3f80 + n % 61);
   int64_t shapes[4][4] = {
       {1, 1, QUERIES, DIM}, {1, 1, KEYS, DIM}, {1, 1, KEYS, DIM_V}, {1, 1, QUERIES, DIM_V}};
   DLTensor tensors[4] = {tensor(q, shapes[0]), tensor(k, shapes[1]), tensor(v, shapes[2]),
