@@ -148,24 +148,9 @@ LLVMValueRef emit_lane_numbers(struct emit *e)
   return LLVMConstVector(lanes, e->lanes);
 }
 
-/* The smaller or larger of two constants, so that loops up to it need no guard or are left out; NULL
- * for anything else. */
-static LLVMValueRef constant_bound(const char *name, LLVMValueRef *args, unsigned count)
-{
-  bool least = strcmp(name, "llvm.smin") == 0;
-  if ((!least && strcmp(name, "llvm.smax") != 0) || count != 2 ||
-      LLVMIsAConstantInt(args[0]) == NULL || LLVMIsAConstantInt(args[1]) == NULL)
-    return NULL;
-  bool less = LLVMConstIntGetSExtValue(args[0]) < LLVMConstIntGetSExtValue(args[1]);
-  return args[less == least ? 0 : 1];
-}
-
 LLVMValueRef emit_intrinsic(struct emit *e, const char *name, LLVMTypeRef overload,
                             LLVMValueRef *args, unsigned count)
 {
-  LLVMValueRef known = constant_bound(name, args, count);
-  if (known != NULL)
-    return known;
   unsigned id = LLVMLookupIntrinsicID(name, strlen(name));
   assert(id != 0);
   unsigned overloads = overload != NULL;
@@ -213,13 +198,6 @@ LLVMValueRef emit_variable(struct emit *e, LLVMTypeRef type)
   return slot;
 }
 
-static void straight(struct emit_loop *loop, LLVMValueRef lo, const LLVMValueRef *init)
-{
-  loop->index = lo;
-  for (unsigned k = 0; k < loop->count; k++)
-    loop->init[k] = loop->carried[k] = init[k];
-}
-
 void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LLVMValueRef hi,
                      int64_t step, const LLVMValueRef *init, unsigned count)
 {
@@ -229,15 +207,15 @@ void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LL
   loop->count = count;
   loop->guarded = true;
   loop->once = false;
-  loop->never = false;
   if (LLVMIsAConstantInt(lo) != NULL && LLVMIsAConstantInt(hi) != NULL) {
     int64_t turns = LLVMConstIntGetSExtValue(hi) - LLVMConstIntGetSExtValue(lo);
-    loop->guarded = false;
-    loop->never = turns <= 0;
+    loop->guarded = turns <= 0;
     loop->once = turns > 0 && turns <= step && !e->gpu;
   }
   if (loop->once) { /* straight on: what is stored before need not be loaded again */
-    straight(loop, lo, init);
+    loop->index = lo;
+    for (unsigned k = 0; k < count; k++)
+      loop->carried[k] = init[k];
     return;
   }
   loop->body = emit_block(e, "loop");
@@ -247,12 +225,8 @@ void emit_loop_begin(struct emit *e, struct emit_loop *loop, LLVMValueRef lo, LL
     LLVMBuildCondBr(e->builder, LLVMBuildICmp(e->builder, LLVMIntSLT, lo, hi, ""), loop->body,
                     loop->exit);
   else
-    LLVMBuildBr(e->builder, loop->never ? loop->exit : loop->body);
+    LLVMBuildBr(e->builder, loop->body);
   LLVMPositionBuilderAtEnd(e->builder, loop->body);
-  if (loop->never) { /* into blocks that nothing reaches, which LLVM drops */
-    straight(loop, lo, init);
-    return;
-  }
   loop->index = LLVMBuildPhi(e->builder, LLVMTypeOf(lo), "");
   LLVMAddIncoming(loop->index, &lo, &loop->before, 1);
   for (unsigned k = 0; k < count; k++) {
@@ -278,13 +252,9 @@ void emit_never_unroll(struct emit *e, LLVMValueRef branch)
 
 void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *next)
 {
-  if (loop->never) {
-    LLVMBuildUnreachable(e->builder);
-    LLVMPositionBuilderAtEnd(e->builder, loop->exit);
-  }
-  for (unsigned k = 0; k < loop->count && (loop->once || loop->never); k++)
-    loop->result[k] = loop->once ? next[k] : loop->init[k];
-  if (loop->once || loop->never)
+  for (unsigned k = 0; k < loop->count && loop->once; k++)
+    loop->result[k] = next[k];
+  if (loop->once)
     return;
   LLVMValueRef step = LLVMConstInt(LLVMTypeOf(loop->index), (unsigned long long)loop->step, true);
   LLVMValueRef index = LLVMBuildNSWAdd(e->builder, loop->index, step, "");

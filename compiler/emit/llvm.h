@@ -75,7 +75,6 @@ struct emit_loop {
   int64_t step;
   bool guarded; /* there may be no turn at all */
   bool once;    /* exactly one turn: no loop is made */
-  bool never;   /* no turn: what is inside is built where nothing reaches it */
   unsigned count;
   LLVMValueRef init[EMIT_MAX_CARRIED];
   LLVMValueRef carried[EMIT_MAX_CARRIED]; /* inside the loop */

@@ -128,9 +128,10 @@ static void print_table(const struct decode *decode, const struct figures *f)
       "steps", (long long)decode->steps, (long long)decode->rows, decode->rows == 1 ? "" : "s",
       f->append_ms, f->launch_ms, f->tokens_per_second);
   if (decode->shared_prefix > 0)
-    printf("%-11s%lld tokens of all sequences; without, %.4g ms to attend, and o differs by %.3g at "
-           "most\n",
-           "shared", (long long)decode->shared_prefix, f->apart_ms, decode->sharing_error);
+    printf(
+        "%-11s%lld tokens of all sequences; without, %.4g ms to attend, and o differs by %.3g at "
+        "most\n",
+        "shared", (long long)decode->shared_prefix, f->apart_ms, decode->sharing_error);
   printf("%-11s%.4g GB/s of the cache", "memory", f->gbytes);
   if (!on_device(decode))
     printf(", %.1f %% of the machine's %.1f", 100 * f->gbytes / f->peak.gbytes, f->peak.gbytes);

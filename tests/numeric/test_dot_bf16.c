@@ -18,23 +18,45 @@ static const char text[] = "attention pairs {\n"
                            "  mask     0 <= i - j and j % 3 != 1\n"
                            "}\n";
 
-static attn_program *compile(attn_context **context)
+/* Tiles of which only the last keys are seen, from an odd one on, and not by all rows. */
+static const char window[] = "attention window {\n"
+                             "  heads    2\n"
+                             "  dim      64\n"
+                             "  type     bf16\n"
+                             "  mask     j <= i and (i - j < 512 or j < 3)\n"
+                             "}\n";
+
+static attn_program *compile(const char *source, attn_context **context)
 {
   attn_program *program = NULL;
   ck_assert_int_eq(attn_context_create(NULL, context), ATTN_OK);
-  ck_assert_int_eq(attn_compile(*context, text, sizeof(text) - 1, "pairs.attn", NULL, &program),
+  ck_assert_int_eq(attn_compile(*context, source, strlen(source), "pairs.attn", NULL, &program),
                    ATTN_OK);
   return program;
 }
 
-START_TEST(odd_sizes)
+static void expect_ok(const struct battery_case *c, const struct battery_result *result)
+{
+  char shape[128];
+  battery_describe(c, shape, sizeof(shape));
+  ck_assert_msg(result->outcome == BATTERY_OK, "%s: %s %s is %.9g, the reference says %.9g", shape,
+                result->error, result->comparison.where, result->comparison.out,
+                result->comparison.ref);
+}
+
+static void check(struct document *document, const char *source)
 {
   struct option_list sets = {0};
+  document_check(document, "pairs.attn", source, strlen(source), &sets);
+  ck_assert(document->file != NULL && document->file->specs.count == 1);
+}
+
+START_TEST(odd_sizes)
+{
   struct document document = {0};
-  document_check(&document, "pairs.attn", text, sizeof(text) - 1, &sets);
-  ck_assert(document.file != NULL && document.file->specs.count == 1);
   attn_context *context;
-  attn_program *program = compile(&context);
+  check(&document, text);
+  attn_program *program = compile(text, &context);
   uint64_t key = random_key(11, "pairs");
   for (uint64_t k = 0; k < 60; k++) {
     struct battery_case c = {.batch = 1,
@@ -47,11 +69,26 @@ START_TEST(odd_sizes)
       if (result.outcome != BATTERY_DIFFERS)
         break;
     }
-    char shape[128];
-    battery_describe(&c, shape, sizeof(shape));
-    ck_assert_msg(result.outcome == BATTERY_OK, "%s: %s %s is %.9g, the reference says %.9g", shape,
-                  result.error, result.comparison.where, result.comparison.out,
-                  result.comparison.ref);
+    expect_ok(&c, &result);
+  }
+  attn_program_free(program);
+  attn_context_free(context);
+  document_close(&document);
+}
+END_TEST
+
+START_TEST(tiles_seen_from_within_a_pair)
+{
+  struct document document = {0};
+  attn_context *context;
+  check(&document, window);
+  attn_program *program = compile(window, &context);
+  const struct battery_case c = {.batch = 1, .queries = 257, .keys = 1023};
+  for (uint64_t seed = 0; seed < 3; seed++) {
+    struct battery_result result;
+    battery_run(document.file->specs.items[0], DTYPE_BF16, program, context, NULL, &c, seed,
+                &result);
+    expect_ok(&c, &result);
   }
   attn_program_free(program);
   attn_context_free(context);
@@ -90,7 +127,7 @@ static void launch(attn_program *program, uint16_t hidden, uint16_t *out)
 START_TEST(hidden_nan)
 {
   attn_context *context;
-  attn_program *program = compile(&context);
+  attn_program *program = compile(text, &context);
   static uint16_t plain[QUERIES * DIM_V], with_nan[QUERIES * DIM_V];
   launch(program, 0, plain);
   launch(program, 0x7fc0, with_nan);
@@ -106,6 +143,7 @@ int main(void)
   Suite *suite = suite_create("dot_bf16");
   TCase *tests = tcase_create("dot_bf16");
   tcase_add_test(tests, odd_sizes);
+  tcase_add_test(tests, tiles_seen_from_within_a_pair);
   tcase_add_test(tests, hidden_nan);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);

@@ -87,19 +87,55 @@ static LLVMValueRef panel_column(struct host *h, LLVMValueRef base, LLVMValueRef
   return emit_address(e, e->f32, base, offset);
 }
 
+/* Pair number `index` again, with zero for what lies outside the range: it was not computed. */
+static void cut_pair(struct host *h, LLVMValueRef from, LLVMValueRef to, LLVMValueRef index,
+                     const struct host_range *range)
+{
+  struct emit *e = &h->e;
+  LLVMTypeRef type = emit_vector_type(e, e->f32);
+  LLVMValueRef zero = LLVMConstNull(type);
+  LLVMValueRef low = LLVMBuildMul(e->builder, index, emit_i64(e, 2), "");
+  LLVMValueRef high = LLVMBuildAdd(e->builder, low, emit_i64(e, 1), "");
+  LLVMValueRef has_low = LLVMBuildICmp(e->builder, LLVMIntSGE, low, range->first, "");
+  LLVMValueRef has_high = LLVMBuildICmp(e->builder, LLVMIntSLT, high, range->end, "");
+  for (uint32_t v = 0; v < h->schedule.row_vectors; v++) {
+    LLVMValueRef a = emit_load(e, type, panel_column(h, from, low, v), 4);
+    LLVMValueRef b = emit_load(e, type, panel_column(h, from, high, v), 4);
+    a = emit_select(e, has_low, a, zero);
+    b = emit_select(e, has_high, b, zero);
+    emit_store(e, rounded_pairs(h, a, b), panel_column(h, to, index, v), 32);
+  }
+}
+
+/* A range may begin and end within a pair. Where it is empty nobody reads what this writes. */
+static void cut_ends(struct host *h, LLVMValueRef from, LLVMValueRef to, uint32_t columns,
+                     const struct host_range *range, const struct host_range *pairs)
+{
+  struct emit *e = &h->e;
+  LLVMValueRef most = emit_i64(e, columns / 2 - 1), one = emit_i64(e, 1);
+  LLVMValueRef first[2] = {pairs->first, most};
+  first[0] = emit_intrinsic(e, "llvm.smin", e->i64, first, 2);
+  LLVMValueRef last[2] = {LLVMBuildSub(e->builder, pairs->end, one, ""), first[0]};
+  last[0] = emit_intrinsic(e, "llvm.smax", e->i64, last, 2);
+  last[1] = most;
+  cut_pair(h, from, to, first[0], range);
+  cut_pair(h, from, to, emit_intrinsic(e, "llvm.smin", e->i64, last, 2), range);
+}
+
 LLVMValueRef dot_pack_panel(struct host *h, LLVMValueRef from, uint32_t columns,
-                            const struct host_range *pairs)
+                            const struct host_range *range)
 {
   struct emit *e = &h->e;
   LLVMTypeRef type = emit_vector_type(e, e->f32);
   LLVMValueRef to = host_allocate(h, (size_t)h->panel_rows * ((columns + 1) / 2) * sizeof(float));
-  LLVMValueRef first = emit_i64(e, 0), end = emit_i64(e, columns / 2);
-  if (pairs != NULL) {
-    first = pairs->first;
-    end = emit_intrinsic(e, "llvm.smin", e->i64, (LLVMValueRef[]){pairs->end, end}, 2);
+  struct host_range pairs = {emit_i64(e, 0), emit_i64(e, columns / 2)};
+  if (range != NULL) {
+    LLVMValueRef whole = pairs.end;
+    pairs = dot_pairs_of(h, range);
+    pairs.end = emit_intrinsic(e, "llvm.smin", e->i64, (LLVMValueRef[]){pairs.end, whole}, 2);
   }
   struct emit_loop loop;
-  emit_loop_begin(e, &loop, first, end, 1, NULL, 0);
+  emit_loop_begin(e, &loop, pairs.first, pairs.end, 1, NULL, 0);
   LLVMValueRef low = LLVMBuildMul(e->builder, loop.index, emit_i64(e, 2), "");
   LLVMValueRef high = LLVMBuildAdd(e->builder, low, emit_i64(e, 1), "");
   for (uint32_t v = 0; v < h->schedule.row_vectors; v++) {
@@ -108,6 +144,8 @@ LLVMValueRef dot_pack_panel(struct host *h, LLVMValueRef from, uint32_t columns,
     emit_store(e, rounded_pairs(h, a, b), panel_column(h, to, loop.index, v), 32);
   }
   emit_loop_end(e, &loop, NULL);
+  if (range != NULL && columns > 1)
+    cut_ends(h, from, to, columns, range, &pairs);
   for (uint32_t v = 0; v < h->schedule.row_vectors && columns % 2 != 0; v++) {
     LLVMValueRef a = emit_load(e, type, panel_column(h, from, emit_i64(e, columns - 1), v), 4);
     emit_store(e, rounded_pairs(h, a, LLVMConstNull(type)),

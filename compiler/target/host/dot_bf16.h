@@ -15,10 +15,11 @@ bool dot_rounds(struct host *h, const struct tile_op *op);
 /* sum + a . b, where each 32 bits of a and b hold a pair. */
 LLVMValueRef dot_add(struct host *h, LLVMValueRef a, LLVMValueRef b, LLVMValueRef sum);
 
-/* Packs a panel of f32 with so many columns: [columns / 2 rounded up][panel rows] pairs. `pairs`:
- * which are needed; NULL for all. */
+/* Packs a panel of f32 with so many columns: [columns / 2 rounded up][panel rows] pairs. `range`:
+ * the columns that were computed and are needed, NULL for all; a pair that is partly in it has zero
+ * for the other one. */
 LLVMValueRef dot_pack_panel(struct host *h, LLVMValueRef from, uint32_t columns,
-                            const struct host_range *pairs);
+                            const struct host_range *range);
 /* Packs the second operand, row-major elsewhere. Of an operand [N, K] each row's pairs, of one [K,
  * N] one row for every two, zeros where a row is not needed. The stride counts pairs. */
 struct host_value dot_pack_second(struct host *h, const struct tile_op *op,

@@ -114,11 +114,11 @@ void group_product(struct panel_loop *g, const struct tile_op *op,
       inner_range(h, a_stride == NULL ? panel_range(g, op->operands[0]) : NULL, b->needed);
   struct host_range pairs;
   if (dot_is_product(h, op)) {
+    a = dot_pack_panel(h, a, op->operands[0]->type.columns, inner);
     if (inner != NULL) {
       pairs = dot_pairs_of(h, inner);
       inner = &pairs;
     }
-    a = dot_pack_panel(h, a, op->operands[0]->type.columns, inner);
   }
   struct host_operands operands = {
       .a = a,

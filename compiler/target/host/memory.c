@@ -28,8 +28,21 @@ static bool turns(struct host *h, const struct place *place, struct tile_type ty
          (lanes & (lanes - 1)) == 0;
 }
 
+/* Leaves LLVM without knowledge of how the vectors were made; no instruction. Of shuffles of
+ * shuffles it would try to make fewer ones, in vain and for longer than a kernel's other code
+ * takes. */
+static void hide(struct host *h, LLVMValueRef *vectors)
+{
+  struct emit *e = &h->e;
+  if (emit_element_type(vectors[0]) != e->f32)
+    return; /* there is such an intrinsic for floats only */
+  for (uint32_t k = 0; k < e->lanes; k++)
+    vectors[k] = emit_intrinsic(e, "llvm.arithmetic.fence", LLVMTypeOf(vectors[k]), &vectors[k], 1);
+}
+
 /* Element k of vectors[i] becomes element i of vectors[k]: at first inside blocks of CLOSE by CLOSE
- * elements by interleaving them, then these blocks change places. */
+ * elements by interleaving them, then between these blocks, of which a step brings the even ones of
+ * two vectors together, and the odd ones: one instruction on 512 bits as well. */
 static void turn(struct host *h, LLVMValueRef *vectors)
 {
   struct emit *e = &h->e;
@@ -40,9 +53,9 @@ static void turn(struct host *h, LLVMValueRef *vectors)
       uint32_t close = k % CLOSE, second = k / step % 2;
       uint32_t from = step < CLOSE
                           ? k - close + close / (2 * step) * step + k % step + second * lanes
-                          : k + second * (lanes - step);
+                          : 2 * k - close;
       low[k] = emit_i32(e, (int32_t)from);
-      high[k] = emit_i32(e, (int32_t)(from + (step < CLOSE ? CLOSE / 2 : step)));
+      high[k] = emit_i32(e, (int32_t)(from + (step < CLOSE ? CLOSE / 2 : CLOSE)));
     }
     for (uint32_t i = 0; i < lanes; i++) {
       if ((i & step) != 0)
@@ -54,6 +67,7 @@ static void turn(struct host *h, LLVMValueRef *vectors)
           LLVMBuildShuffleVector(e->builder, a, b, LLVMConstVector(high, lanes), "");
     }
     memcpy(vectors, turned, lanes * sizeof(*vectors));
+    hide(h, vectors);
   }
 }
 
@@ -66,11 +80,14 @@ static LLVMValueRef whole_columns(struct host *h, const struct place *place, LLV
   return emit_select(e, live, whole_vectors(h, place->live_columns), emit_i64(e, 0));
 }
 
-/* Where rows from m on begin in memory. */
+/* Where rows from m on begin in memory. Strength reduction of the loop over their columns would
+ * weigh all ways to reach one row from another; frozen, they are unrelated to it. */
 static void rows_from(struct host *h, const struct place *place, LLVMValueRef m, LLVMValueRef *rows)
 {
   for (uint32_t k = 0; k < h->e.lanes; k++)
-    rows[k] = place_row(h, place, LLVMBuildAdd(h->e.builder, m, emit_i64(&h->e, k), ""));
+    rows[k] = LLVMBuildFreeze(
+        h->e.builder, place_row(h, place, LLVMBuildAdd(h->e.builder, m, emit_i64(&h->e, k), "")),
+        "");
 }
 
 /* The vector of a panel's rows, from the one at `lanes` on, in column number `index` + k. */
