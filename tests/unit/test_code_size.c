@@ -15,15 +15,15 @@ static const char spec_text[] = "attention mistral(width: int = 4096) {\n"
                                 "}\n";
 
 /* Instructions that the code generator is given, and a quarter more than there were when this was
- * written (host: vectors of 256 bits; narrower ones make the same loops). A change that needs more
- * should be worth the time; see docs/performance.md, "Compile time". */
+ * written, on the host for the processor level that needs most (x86-64-v4, with panels of 32 rows).
+ * A change that needs more should be worth the time; see docs/performance.md, "Compile time". */
 static const struct {
   enum target target;
   enum kernel_kind kernel;
   bool on_cache;
   size_t most;
 } cases[] = {
-    {TARGET_HOST, KERNEL_FORWARD, false, 4500},
+    {TARGET_HOST, KERNEL_FORWARD, false, 6500},
     {TARGET_HOST, KERNEL_DECODE, true, 3900},
     {TARGET_SM_80, KERNEL_FORWARD, false, 12500},
     {TARGET_SM_80, KERNEL_DECODE, true, 8300},
