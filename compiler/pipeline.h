@@ -71,7 +71,8 @@ struct compiled_kernel {
 
 /* A launch table of one rotary: see pipeline.c. */
 struct compile_timings {
-  double build, optimize, emit; /* milliseconds */
+  double build, optimize, emit; /* milliseconds that passed; where threads went through the last two
+                                   side by side, in proportion to what each stage took of them */
 };
 
 struct cache_plan;

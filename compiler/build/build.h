@@ -290,6 +290,13 @@ enum tile_element product_element(struct build *b, const struct product *product
 /* Makes before a walk over keys what of a product does not vary along them. */
 void product_hoist(struct build *b, const struct product *product);
 struct tile_value *product_value(struct build *b, const struct product *product);
+/* Whether products of what that READ of a cached K or V is stored as may be made of its codes: they
+ * are whole numbers, and 16 bits of a row's range do for what is multiplied with them. */
+bool product_takes_codes(struct build *b, const struct expr *read);
+/* A READ of a cached K or V in so many channels from EXPR_VAR_C on as codes times a scale of the
+ * key, FLOAT. False, and nothing set, where it is not that. */
+bool product_take_scale(struct build *b, const struct expr *read, uint32_t channels,
+                        const struct expr **codes, const struct expr **scale);
 
 /* ---- checks (checks.c) ---- */
 /* Checks every READ of `e` that is not proved, where `reached` (BOOL over the spec's variables)

@@ -92,6 +92,8 @@ struct value_sums {
   const struct expr *pairs;           /* added for every pair and channel to sum 0; NULL */
   double largest;                     /* no weight of these sums exceeds it in magnitude */
   struct tile_value *tiles[SUMS_MAX]; /* of the tile at hand */
+  /* [1, N]: where the tile has codes, what the weights are multiplied with; else NULL. */
+  struct tile_value *scales[SUMS_MAX];
 };
 void sums_plan(struct build *b, struct value_sums *sums);
 void sums_hoist(struct build *b, const struct value_sums *sums);

@@ -127,6 +127,7 @@ static struct tile_value *part_value(struct build *b, const struct product *prod
 struct piece {
   struct product product;
   const struct expr *scale; /* FLOAT over keys; NULL */
+  bool codes; /* the column is codes that are whole numbers, and 16 bits do for rows */
 };
 enum { MAX_PIECES = 16 };
 
@@ -168,25 +169,33 @@ static bool separates_pairs(const struct build *b, const struct expr *e, uint32_
   return false;
 }
 
-/* The scale that can be taken out of the piece; its column becomes the codes. */
-static void take_scale(struct build *b, struct piece *piece)
+bool product_takes_codes(struct build *b, const struct expr *read)
 {
-  const struct expr *read = piece->product.column;
+  enum dtype spec = b->options->type;
+  enum dtype type = cache_storage(b->cache->spec, (uint32_t)read->value.i)->type;
+  return b->options->target == TARGET_HOST && (spec == DTYPE_F16 || spec == DTYPE_BF16) &&
+         (type == DTYPE_I8 || type == DTYPE_I4 || type == DTYPE_I2);
+}
+
+bool product_take_scale(struct build *b, const struct expr *read, uint32_t channels,
+                        const struct expr **codes, const struct expr **scale)
+{
   struct access_parts parts;
   access_parts(b, read, &parts);
   const struct spec_storage *storage = cache_storage(b->cache->spec, (uint32_t)read->value.i);
   bool plain = parts.scale != NULL && parts.recent == NULL && !storage->asymmetric &&
                storage->table == 0 && !operand_is_rotated(b, read->value.i);
   if (!plain || storage->axis != CACHE_AXIS_TOKEN)
-    return;
+    return false;
   int64_t from;
   if (!operand_is_channel(parts.channel, &from) || from >= parts.channels)
-    return;
-  if (storage->group != 0 && from % storage->group + piece->product.channels > storage->group)
-    return;
+    return false;
+  if (storage->group != 0 && from % storage->group + channels > storage->group)
+    return false;
   const struct expr *first = expr_int(b->pool, 0);
-  piece->scale = expr_substitute(b->pool, parts.scale, EXPR_VAR_C, first);
-  piece->product.column = parts.data;
+  *scale = expr_substitute(b->pool, parts.scale, EXPR_VAR_C, first);
+  *codes = parts.data;
+  return true;
 }
 
 /* One piece, the product itself, where it is not of that kind. */
@@ -219,7 +228,10 @@ static uint32_t split_cached(struct build *b, const struct product *product,
     pieces[count] = (struct piece){.product = {.row = from_channel(b, product->row, at),
                                                .column = from_channel(b, product->column, at),
                                                .channels = next - at}};
-    take_scale(b, &pieces[count++]);
+    struct piece *piece = &pieces[count++];
+    piece->codes = product_take_scale(b, piece->product.column, piece->product.channels,
+                                      &piece->product.column, &piece->scale) &&
+                   product_takes_codes(b, read);
     at = next;
   }
   return count;
@@ -254,6 +266,7 @@ static struct tile_value *cached_product(struct build *b, const struct piece *pi
     struct tile_value *column = part_value(b, &piece->product, CLASS_KEY);
     bool alone = piece->scale != NULL; /* before others are added */
     struct tile_value *own = tile_product(&b->tile, row, false, column, true, alone ? NULL : sum);
+    own->def->codes = piece->codes;
     own = scaled(b, own, piece->scale);
     sum = alone && sum != NULL ? added(b, sum, own) : own;
   }

@@ -1,6 +1,7 @@
 /* Sums of values under weights. What a value takes from the key alone is a product; where rows
  * choose between such values, each has a sum of its own; anything else is evaluated for every pair,
  * one channel at a time. */
+#include "compiler/build/access.h"
 #include "compiler/build/passes.h"
 
 static struct frame key_frame(const struct build *b)
@@ -61,6 +62,18 @@ void sums_plan(struct build *b, struct value_sums *sums)
       *part = *part == NULL ? e : expr_add(b->pool, *part, e);
     }
   }
+}
+
+/* Values that are codes and a scale of the key, which the weights can have instead. */
+static bool take_codes(struct build *b, const struct value_sums *sums, uint32_t n,
+                       const struct expr **codes, const struct expr **scale)
+{
+  const struct expr *read = sums->values[n];
+  return read->op == EXPR_READ && b->options->kernel == KERNEL_FORWARD &&
+         (read->value.i == EXPR_TENSOR_K || read->value.i == EXPR_TENSOR_V) &&
+         access_is_cached(b, (uint32_t)read->value.i) && product_takes_codes(b, read) &&
+         sums_element(b, sums, n) == TILE_F32 &&
+         product_take_scale(b, read, b->spec->dim_v, codes, scale);
 }
 
 void sums_hoist(struct build *b, const struct value_sums *sums)
@@ -132,11 +145,20 @@ void sums_enter_tile(struct build *b, struct value_sums *sums, const struct pass
   if (checked)
     check_choice(b, sums->choice, tile);
   for (uint32_t n = 0; n < sums->count; n++) {
-    sums->tiles[n] = NULL;
+    sums->tiles[n] = sums->scales[n] = NULL;
     if (checked)
       check_value(b, sums, n, tile);
     if (sums->values[n] == NULL)
       continue;
+    const struct expr *codes, *scale;
+    if (take_codes(b, sums, n, &codes, &scale)) {
+      sums->tiles[n] = build_tile(b, key_frame(b), codes);
+      struct tile_value *by_key = build_tile(b, (struct frame){CLASS_KEY, 0, 0}, scale);
+      if (hides)
+        by_key = weights_where(b, seen_keys(b, tile->visible), NULL, by_key);
+      sums->scales[n] = tile_transpose(&b->tile, by_key);
+      continue;
+    }
     sums->tiles[n] = value_tile(b, sums, n);
     if (hides)
       sums->tiles[n] = weights_where(b, seen_keys(b, tile->visible), NULL, sums->tiles[n]);
@@ -198,9 +220,18 @@ void sums_add(struct build *b, const struct value_sums *sums, struct tile_value 
     if (rescale != NULL)
       *sum = tile_scale_rows(&b->tile, *sum, rescale);
     struct tile_value *tile_values = sums->tiles[n];
-    if (tile_values != NULL)
-      *sum = tile_product(&b->tile, in_type_of(b, weights, tile_values), false, tile_values, false,
-                          *sum);
+    if (tile_values == NULL)
+      continue;
+    struct tile_value *own = weights;
+    if (sums->scales[n] != NULL) {
+      struct tile_value *factors[] = {weights, sums->scales[n]};
+      own = tile_map(
+          &b->tile, TILE_F32,
+          expr_mul(b->pool, expr_arg(b->pool, 0, EXPR_FLOAT), expr_arg(b->pool, 1, EXPR_FLOAT)),
+          factors, 2);
+    }
+    *sum = tile_product(&b->tile, in_type_of(b, own, tile_values), false, tile_values, false, *sum);
+    (*sum)->def->codes = sums->scales[n] != NULL;
   }
   if (sums->pairs != NULL)
     accumulators[0] = add_pairs(b, sums, accumulators[0], weights, tile);

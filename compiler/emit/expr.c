@@ -1,5 +1,6 @@
 #include "compiler/emit/expr.h"
 
+#include "compiler/emit/gpu.h"
 #include "compiler/emit/math.h"
 #include "compiler/emit/narrow.h"
 
@@ -80,7 +81,7 @@ LLVMValueRef emit_from_storage(struct emit *e, enum dtype type, LLVMValueRef sto
   switch (type) {
   case DTYPE_F32:
   case DTYPE_I32: return stored;
-  case DTYPE_F16: return LLVMBuildFPExt(e->builder, stored, f32, "");
+  case DTYPE_F16: return emit_from_half(e, stored);
   case DTYPE_BF16: {
     LLVMValueRef bits = LLVMBuildZExt(e->builder, stored, i32, "");
     bits = LLVMBuildShl(e->builder, bits, emit_int_of(i32, 16), "");
@@ -128,7 +129,7 @@ LLVMValueRef emit_to_storage(struct emit *e, enum dtype type, LLVMValueRef value
   switch (type) {
   case DTYPE_F32:
   case DTYPE_I32: return value;
-  case DTYPE_F16: return LLVMBuildFPTrunc(e->builder, value, emit_type_like(e, value, e->f16), "");
+  case DTYPE_F16: return emit_to_half(e, value);
   case DTYPE_BF16: return to_bf16(e, value);
   case DTYPE_I64: return LLVMBuildSExt(e->builder, value, emit_type_like(e, value, e->i64), "");
   case DTYPE_U8:
@@ -308,7 +309,9 @@ static LLVMValueRef int_divide(struct emit *e, bool modulo, LLVMValueRef a, LLVM
     minus = int_compare(e, LLVMIntEQ, b, -1);
     safe = emit_select(e, LLVMBuildOr(e->builder, zero, minus, ""), emit_int_of(type, 1), b);
   }
-  LLVMValueRef quotient = LLVMBuildSDiv(e->builder, a, safe, "");
+  LLVMValueRef quotient = e->gpu && !plain && type == e->i64
+                              ? emit_gpu_divide(e, a, safe)
+                              : LLVMBuildSDiv(e->builder, a, safe, "");
   LLVMValueRef rest = LLVMBuildSub(e->builder, a, LLVMBuildMul(e->builder, quotient, safe, ""), "");
   LLVMValueRef differ = int_compare(e, LLVMIntSLT, LLVMBuildXor(e->builder, rest, safe, ""), 0);
   LLVMValueRef adjust = LLVMBuildAnd(e->builder, differ, int_compare(e, LLVMIntNE, rest, 0), "");
@@ -372,8 +375,8 @@ static LLVMValueRef real_modulo(struct emit *e, LLVMValueRef a, LLVMValueRef b)
   struct emit_loop steps;
   emit_loop_begin(e, &steps, emit_i32(e, 0), emit_i32(e, 6), 1, &rest, 1);
   LLVMValueRef quotient = LLVMBuildFDiv(e->builder, steps.carried[0], y, "");
-  quotient = emit_intrinsic(e, "llvm.trunc", wide_type, &quotient, 1);
-  rest = emit_fma(e, LLVMBuildFNeg(e->builder, quotient, ""), y, steps.carried[0]);
+  quotient = LLVMBuildFNeg(e->builder, emit_trunc(e, quotient), "");
+  rest = emit_exact_fma(e, quotient, y, steps.carried[0]);
   emit_loop_end(e, &steps, &rest);
   rest = steps.result[0];
   /* On the other side of zero where the signs differ, or where the division rounded up to the next

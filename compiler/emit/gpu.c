@@ -30,16 +30,23 @@ static LLVMValueRef constant_bits(struct emit *e, uint32_t bits)
   return LLVMConstInt(e->i32, bits, false);
 }
 
+static void set_number(struct emit *e, const char *name, uint32_t number)
+{
+  char text[16];
+  snprintf(text, sizeof(text), "%u", (unsigned)number);
+  LLVMAddAttributeAtIndex(e->function, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                          text_attribute(e, name, text));
+}
+
 LLVMValueRef emit_gpu_kernel(struct emit *e, const char *name, uint32_t slot_count,
-                             uint32_t threads)
+                             uint32_t threads, uint32_t blocks)
 {
   LLVMTypeRef parameter = e->pointer;
   emit_function(e, name, LLVMFunctionType(e->none, &parameter, 1, false), true);
   LLVMSetFunctionCallConv(e->function, PTX_KERNEL);
-  char count[16];
-  snprintf(count, sizeof(count), "%u", (unsigned)threads);
-  LLVMAddAttributeAtIndex(e->function, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
-                          text_attribute(e, "nvvm.reqntid", count));
+  set_number(e, "nvvm.reqntid", threads);
+  if (blocks > 0)
+    set_number(e, "nvvm.minctasm", blocks);
   const char *by_value = "byval";
   LLVMAttributeRef attributes[] = {
       LLVMCreateTypeAttribute(e->context,
@@ -231,6 +238,53 @@ void emit_gpu_copy_wait(struct emit *e, uint32_t pending)
 {
   LLVMValueRef count = constant_bits(e, pending);
   emit_intrinsic(e, "llvm.nvvm.cp.async.wait.group", NULL, &count, 1);
+}
+
+/* Bit by bit: the rest so far moves up and takes in the highest bit of a, whose lowest becomes one
+ * of the quotient's. The rest stays below b, which is 2^63 at most. */
+static LLVMValueRef long_division(struct emit *e, LLVMValueRef a, LLVMValueRef b)
+{
+  struct emit_loop loop;
+  const LLVMValueRef start[] = {a, emit_i64(e, 0)};
+  emit_loop_begin(e, &loop, emit_i32(e, 0), emit_i32(e, 64), 1, start, 2);
+  LLVMValueRef one = emit_i64(e, 1), bits = loop.carried[0];
+  LLVMValueRef rest = LLVMBuildShl(e->builder, loop.carried[1], one, "");
+  rest = LLVMBuildOr(e->builder, rest, LLVMBuildLShr(e->builder, bits, emit_i64(e, 63), ""), "");
+  bits = LLVMBuildShl(e->builder, bits, one, "");
+  LLVMValueRef fits = LLVMBuildICmp(e->builder, LLVMIntUGE, rest, b, "");
+  bits = LLVMBuildOr(e->builder, bits, LLVMBuildZExt(e->builder, fits, e->i64, ""), "");
+  rest = emit_select(e, fits, LLVMBuildSub(e->builder, rest, b, ""), rest);
+  emit_loop_end(e, &loop, (LLVMValueRef[]){bits, rest});
+  return loop.result[0];
+}
+
+LLVMValueRef emit_gpu_divide(struct emit *e, LLVMValueRef a, LLVMValueRef b)
+{
+  LLVMBuilderRef builder = e->builder;
+  LLVMValueRef zero = emit_i64(e, 0);
+  LLVMValueRef differ =
+      LLVMBuildICmp(builder, LLVMIntSLT, LLVMBuildXor(builder, a, b, ""), zero, "");
+  LLVMValueRef operands[2] = {a, b};
+  for (int k = 0; k < 2; k++)
+    operands[k] = emit_select(e, LLVMBuildICmp(builder, LLVMIntSLT, operands[k], zero, ""),
+                              LLVMBuildNeg(builder, operands[k], ""), operands[k]);
+  LLVMValueRef high = LLVMBuildLShr(builder, LLVMBuildOr(builder, operands[0], operands[1], ""),
+                                    emit_i64(e, 32), "");
+  struct emit_branch branch;
+  LLVMBasicBlockRef from[2];
+  LLVMValueRef quotients[2];
+  emit_if(e, &branch, LLVMBuildICmp(builder, LLVMIntEQ, high, zero, ""));
+  quotients[0] = LLVMBuildUDiv(builder, LLVMBuildTrunc(builder, operands[0], e->i32, ""),
+                               LLVMBuildTrunc(builder, operands[1], e->i32, ""), "");
+  quotients[0] = LLVMBuildZExt(builder, quotients[0], e->i64, "");
+  from[0] = LLVMGetInsertBlock(builder);
+  emit_else(e, &branch);
+  quotients[1] = long_division(e, operands[0], operands[1]);
+  from[1] = LLVMGetInsertBlock(builder);
+  emit_end_if(e, &branch);
+  LLVMValueRef quotient = LLVMBuildPhi(builder, e->i64, "");
+  LLVMAddIncoming(quotient, quotients, from, 2);
+  return emit_select(e, differ, LLVMBuildNeg(builder, quotient, ""), quotient);
 }
 
 void emit_gpu_fault(struct emit *e, LLVMValueRef record, LLVMValueRef site, LLVMValueRef index)

@@ -15,10 +15,11 @@
 enum { EMIT_WARP = 32 }; /* threads */
 
 /* Starts an entry whose parameter is `slot_count` 64-bit slots by value, for blocks of `threads`
- * threads; the builder is left in its body block. Returns the address of the slots, for loads with
+ * threads, of which a multiprocessor shall have room for `blocks` at once; 0 leaves that to ptxas.
+ * The builder is left in the entry's body block. Returns the address of the slots, for loads with
  * constant indices (emit_slots_init). */
 LLVMValueRef emit_gpu_kernel(struct emit *e, const char *name, uint32_t slot_count,
-                             uint32_t threads);
+                             uint32_t threads, uint32_t blocks);
 
 LLVMValueRef emit_gpu_thread(struct emit *e); /* i32: of the block */
 LLVMValueRef emit_gpu_warp(struct emit *e);   /* i32: of the block; the same in a warp's threads */
@@ -77,6 +78,11 @@ void emit_gpu_copy(struct emit *e, unsigned bytes, LLVMValueRef shared, LLVMValu
  * `pending` of its groups are unfinished. Other threads see them after a barrier. */
 void emit_gpu_copy_commit(struct emit *e);
 void emit_gpu_copy_wait(struct emit *e, uint32_t pending);
+
+/* a / b of i64, towards zero; b is neither 0 nor -1. For a plain division by no constant ptxas
+ * calls a function, whose registers it chooses itself: what is alive around the call must lie
+ * elsewhere, and was spilled where a mask divides positions. */
+LLVMValueRef emit_gpu_divide(struct emit *e, LLVMValueRef a, LLVMValueRef b);
 
 /* Writes the fault record (struct tile_fault of compiler/tile/abi.h, its address an i64) unless
  * another thread has. */

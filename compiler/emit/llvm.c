@@ -166,6 +166,41 @@ LLVMValueRef emit_fma(struct emit *e, LLVMValueRef a, LLVMValueRef b, LLVMValueR
   return emit_intrinsic(e, "llvm.fma", LLVMTypeOf(a), (LLVMValueRef[]){a, b, c}, 3);
 }
 
+/* A number of 26 digits, x less which has no more than that (Veltkamp 1968). */
+static LLVMValueRef upper_half(struct emit *e, LLVMValueRef x)
+{
+  LLVMValueRef far = LLVMBuildFMul(e->builder, x, emit_float_like(x, 0x1p27 + 1), "");
+  return LLVMBuildFSub(e->builder, far, LLVMBuildFSub(e->builder, far, x, ""), "");
+}
+
+/* The product of f64 as a sum of two numbers without error (Dekker 1971), and `c`. */
+static LLVMValueRef add_in_two_parts(struct emit *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c)
+{
+  LLVMBuilderRef at = e->builder;
+  LLVMValueRef a_high = upper_half(e, a), b_high = upper_half(e, b);
+  LLVMValueRef a_low = LLVMBuildFSub(at, a, a_high, ""), b_low = LLVMBuildFSub(at, b, b_high, "");
+  LLVMValueRef product = LLVMBuildFMul(at, a, b, "");
+  LLVMValueRef rest = LLVMBuildFSub(at, LLVMBuildFMul(at, a_high, b_high, ""), product, "");
+  rest = LLVMBuildFAdd(at, rest, LLVMBuildFMul(at, a_high, b_low, ""), "");
+  rest = LLVMBuildFAdd(at, rest, LLVMBuildFMul(at, a_low, b_high, ""), "");
+  rest = LLVMBuildFAdd(at, rest, LLVMBuildFMul(at, a_low, b_low, ""), "");
+  return LLVMBuildFAdd(at, LLVMBuildFAdd(at, product, c, ""), rest, "");
+}
+
+LLVMValueRef emit_exact_fma(struct emit *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c)
+{
+  if (!e->splits_fma)
+    return emit_fma(e, a, b, c);
+  if (emit_element_type(a) == e->f64)
+    return add_in_two_parts(e, a, b, c);
+  LLVMTypeRef wide = emit_type_like(e, a, e->f64); /* holds products of f32 */
+  LLVMValueRef product = LLVMBuildFMul(e->builder, LLVMBuildFPExt(e->builder, a, wide, ""),
+                                       LLVMBuildFPExt(e->builder, b, wide, ""), "");
+  LLVMValueRef sum =
+      LLVMBuildFAdd(e->builder, product, LLVMBuildFPExt(e->builder, c, wide, ""), "");
+  return LLVMBuildFPTrunc(e->builder, sum, LLVMTypeOf(a), "");
+}
+
 LLVMValueRef emit_select(struct emit *e, LLVMValueRef condition, LLVMValueRef yes, LLVMValueRef no)
 {
   return LLVMBuildSelect(e->builder, condition, yes, no, "");
@@ -250,6 +285,15 @@ void emit_never_unroll(struct emit *e, LLVMValueRef branch)
                   LLVMMetadataAsValue(e->context, node));
 }
 
+/* Keeps a loop's counter from LLVM's analysis of recurrences, without an instruction. Loop strength
+ * reduction would weigh the ways to reach every address of a body from every other: a third of a
+ * host module's time, for code that runs no faster. */
+static LLVMValueRef hide_recurrence(struct emit *e, LLVMValueRef index)
+{
+  LLVMValueRef args[2] = {index, LLVMConstNull(LLVMTypeOf(index))};
+  return emit_intrinsic(e, "llvm.expect", LLVMTypeOf(index), args, 2);
+}
+
 void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *next)
 {
   for (unsigned k = 0; k < loop->count && loop->once; k++)
@@ -258,6 +302,8 @@ void emit_loop_end(struct emit *e, struct emit_loop *loop, const LLVMValueRef *n
     return;
   LLVMValueRef step = LLVMConstInt(LLVMTypeOf(loop->index), (unsigned long long)loop->step, true);
   LLVMValueRef index = LLVMBuildNSWAdd(e->builder, loop->index, step, "");
+  if (!e->gpu)
+    index = hide_recurrence(e, index);
   LLVMValueRef more = LLVMBuildICmp(e->builder, LLVMIntSLT, index, loop->hi, "");
   LLVMBasicBlockRef latch = LLVMGetInsertBlock(e->builder);
   LLVMValueRef branch = LLVMBuildCondBr(e->builder, more, loop->body, loop->exit);

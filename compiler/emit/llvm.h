@@ -22,7 +22,11 @@ struct emit {
   LLVMTypeRef shared;  /* GPU: pointer into shared memory */
   LLVMValueRef window; /* GPU: the dynamic shared memory; NULL until emit_gpu_shared is called */
   bool gpu;
-  bool splits_fma; /* the processor has no multiply-add: emit_fma makes a product and a sum */
+  /* What the processor has no instruction for, so that several make it. (LLVM would call functions
+   * of libraries, which compiled code does not have.) */
+  bool splits_fma;    /* multiply-add: emit_fma makes a product and a sum */
+  bool splits_halves; /* conversions between f16 and f32 */
+  bool splits_floor;  /* rounding to whole numbers */
   bool fuses; /* expressions may make one instruction, with one rounding, of a product and a sum */
   unsigned lanes; /* f32 elements of a vector; 1 on a GPU, where there are no vectors */
   LLVMValueRef function;
@@ -55,6 +59,9 @@ LLVMValueRef emit_lane_numbers(struct emit *e);
 LLVMValueRef emit_intrinsic(struct emit *e, const char *name, LLVMTypeRef overload,
                             LLVMValueRef *args, unsigned count);
 LLVMValueRef emit_fma(struct emit *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
+/* As emit_fma, where `c` may take away most of the product: that keeps all of its digits on every
+ * processor. */
+LLVMValueRef emit_exact_fma(struct emit *e, LLVMValueRef a, LLVMValueRef b, LLVMValueRef c);
 LLVMValueRef emit_select(struct emit *e, LLVMValueRef condition, LLVMValueRef yes, LLVMValueRef no);
 
 /* Element `index` (i64) of an array of `element` at `base`. */

@@ -131,7 +131,24 @@ LLVMValueRef emit_sqrt(struct emit *e, LLVMValueRef x)
 
 LLVMValueRef emit_floor(struct emit *e, LLVMValueRef x)
 {
-  return emit_intrinsic(e, "llvm.floor", LLVMTypeOf(x), &x, 1);
+  if (!e->splits_floor)
+    return emit_intrinsic(e, "llvm.floor", LLVMTypeOf(x), &x, 1);
+  /* From `large` on numbers are whole; the sum with it rounds to a neighbour of a smaller one. */
+  const double large = is_f64(e, x) ? 0x1p52 : 0x1p23;
+  LLVMValueRef signed_large = copy_sign(e, emit_float_like(x, large), x);
+  LLVMValueRef near = LLVMBuildFAdd(e->builder, x, signed_large, "");
+  near = LLVMBuildFSub(e->builder, near, signed_large, "");
+  LLVMValueRef above = LLVMBuildFCmp(e->builder, LLVMRealOGT, near, x, "");
+  near = emit_select(e, above, plus(e, near, -1), near);
+  near = copy_sign(e, near, x); /* of zeros */
+  return emit_select(e, compare(e, LLVMRealOLT, absolute(e, x), large), near, x);
+}
+
+LLVMValueRef emit_trunc(struct emit *e, LLVMValueRef x)
+{
+  if (!e->splits_floor)
+    return emit_intrinsic(e, "llvm.trunc", LLVMTypeOf(x), &x, 1);
+  return copy_sign(e, emit_floor(e, absolute(e, x)), x);
 }
 
 LLVMValueRef emit_exp2(struct emit *e, LLVMValueRef x)
@@ -211,8 +228,8 @@ LLVMValueRef emit_exp(struct emit *e, LLVMValueRef x)
     return emit_exp2(e, times(e, x, log2_of_e));
   /* x * log2(e) in two parts: one rounding of the product alone would cost 1e-5 near |x| = 88. */
   LLVMValueRef high = times(e, x, (double)(float)log2_of_e);
-  LLVMValueRef low = emit_fma(e, x, emit_float_like(x, (double)(float)log2_of_e),
-                              LLVMBuildFNeg(e->builder, high, ""));
+  LLVMValueRef low = emit_exact_fma(e, x, emit_float_like(x, (double)(float)log2_of_e),
+                                    LLVMBuildFNeg(e->builder, high, ""));
   low = emit_fma(e, x, emit_float_like(x, log2_of_e - (double)(float)log2_of_e), low);
   LLVMValueRef power = emit_exp2(e, high);
   /* 2^(high + low) = 2^high (1 + low ln 2); low is not finite where x is infinite or the product
@@ -320,7 +337,7 @@ static LLVMValueRef wide_sine(struct emit *e, LLVMValueRef x, int quarter)
   LLVMValueRef shifted =
       emit_fma(e, x, emit_float_like(x, 0.63661977236758134308), emit_float_like(x, 0x1.8p52));
   LLVMValueRef multiple = plus(e, shifted, -0x1.8p52);
-  LLVMValueRef r = emit_fma(e, multiple, emit_float_like(x, -0x1.921fb54442d18p+0), x);
+  LLVMValueRef r = emit_exact_fma(e, multiple, emit_float_like(x, -0x1.921fb54442d18p+0), x);
   r = emit_fma(e, multiple, emit_float_like(x, -0x1.1a62633145c07p-54), r);
   LLVMValueRef square = LLVMBuildFMul(e->builder, r, r, "");
   LLVMValueRef cubic = LLVMBuildFMul(e->builder, LLVMBuildFMul(e->builder, square, r, ""),
@@ -349,7 +366,7 @@ static LLVMValueRef sine(struct emit *e, LLVMValueRef x, int quarter)
       emit_fma(e, x, emit_float_like(x, 0.63661977236758134308), emit_float_like(x, magic));
   LLVMValueRef multiple = plus(e, shifted, -magic);
   /* pi / 2 in three f32 parts (Cody and Waite 1980) */
-  LLVMValueRef r = emit_fma(e, multiple, emit_float_like(x, -0x1.921fb6p+0), x);
+  LLVMValueRef r = emit_exact_fma(e, multiple, emit_float_like(x, -0x1.921fb6p+0), x);
   r = emit_fma(e, multiple, emit_float_like(x, 0x1.777a5cp-25), r);
   r = emit_fma(e, multiple, emit_float_like(x, 0x1.ee59dap-50), r);
   LLVMValueRef bits = as_bits(e, shifted);

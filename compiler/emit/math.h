@@ -37,7 +37,8 @@ LLVMValueRef emit_erf(struct emit *e, LLVMValueRef x);  /* f32, or f64 to f32's 
 LLVMValueRef emit_sqrt(struct emit *e, LLVMValueRef x); /* rounded correctly */
 LLVMValueRef emit_rsqrt(struct emit *e, LLVMValueRef x);
 LLVMValueRef emit_divide(struct emit *e, LLVMValueRef a, LLVMValueRef b);
-LLVMValueRef emit_floor(struct emit *e, LLVMValueRef x);
+LLVMValueRef emit_floor(struct emit *e, LLVMValueRef x); /* f32 or f64 */
+LLVMValueRef emit_trunc(struct emit *e, LLVMValueRef x); /* f32 or f64 */
 /* f64 evaluation rounded to f32, of an f32: any of the above that take f64. */
 LLVMValueRef emit_through_f64(struct emit *e, LLVMValueRef (*function)(struct emit *, LLVMValueRef),
                               LLVMValueRef x);

@@ -4,19 +4,89 @@
 
 #include <math.h>
 
-/* Of a format: bits of the fraction, the exponent's bias, the largest finite number, and the bits
- * that we write for NaN. */
-struct float8 {
-  int fraction, bias;
+/* Of a format: its bits, those of the fraction, the exponent's bias, the largest number (of f16 the
+ * one whose bits are those of infinity), and the bits that we write for NaN. */
+struct narrow {
+  int bits, fraction, bias;
   double largest;
   int nan;
 };
 
-static struct float8 float8_of(enum dtype type)
+static const struct narrow f16 = {
+    .bits = 16, .fraction = 10, .bias = 15, .largest = 65536, .nan = 0x7e00};
+static const struct narrow e4m3 = {
+    .bits = 8, .fraction = 3, .bias = 7, .largest = 448, .nan = 0x7f};
+static const struct narrow e5m2 = {
+    .bits = 8, .fraction = 2, .bias = 15, .largest = 57344, .nan = 0x7e};
+
+/* `value` in the lower bits of an i32, rounded to the nearest, ties to even. */
+static LLVMValueRef round_to(struct emit *e, const struct narrow *format, LLVMValueRef value)
 {
-  if (type == DTYPE_E4M3)
-    return (struct float8){.fraction = 3, .bias = 7, .largest = 448, .nan = 0x7f};
-  return (struct float8){.fraction = 2, .bias = 15, .largest = 57344, .nan = 0x7e};
+  LLVMBuilderRef b = e->builder;
+  LLVMTypeRef i32 = emit_type_like(e, value, e->i32);
+  LLVMTypeRef f32 = LLVMTypeOf(value);
+  int dropped = 23 - format->fraction;
+  LLVMValueRef bits = LLVMBuildBitCast(b, value, i32, "");
+  LLVMValueRef sign = LLVMBuildLShr(b, bits, emit_int_of(i32, 32 - format->bits), "");
+  sign = LLVMBuildAnd(b, sign, emit_int_of(i32, 1 << (format->bits - 1)), "");
+  LLVMValueRef size =
+      LLVMBuildBitCast(b, LLVMBuildAnd(b, bits, emit_int_of(i32, 0x7fffffff), ""), f32, "");
+  LLVMValueRef is_nan = LLVMBuildFCmp(b, LLVMRealUNO, value, value, "");
+  LLVMValueRef largest = emit_float_like(value, format->largest);
+  LLVMValueRef inside = LLVMBuildFCmp(b, LLVMRealOLT, size, largest, "");
+  size = emit_select(e, inside, size, largest);
+  /* Normal numbers: the fraction is rounded by adding half of what is dropped, less one where that
+   * makes a tie even; a carry moves on into the exponent, whose bias is then changed. */
+  LLVMValueRef normal = LLVMBuildBitCast(b, size, i32, "");
+  LLVMValueRef odd = LLVMBuildAnd(b, LLVMBuildLShr(b, normal, emit_int_of(i32, dropped), ""),
+                                  emit_int_of(i32, 1), "");
+  normal = LLVMBuildAdd(b, normal, emit_int_of(i32, (1 << (dropped - 1)) - 1), "");
+  normal = LLVMBuildLShr(b, LLVMBuildAdd(b, normal, odd, ""), emit_int_of(i32, dropped), "");
+  normal = LLVMBuildSub(b, normal, emit_int_of(i32, (127 - format->bias) << format->fraction), "");
+  /* Subnormal ones are multiples of 2^(1 - bias - fraction), the last place of `magic`: the sum
+   * rounds to it. */
+  LLVMValueRef magic = emit_float_like(value, ldexp(1, 24 - format->bias - format->fraction));
+  LLVMValueRef small = LLVMBuildBitCast(b, LLVMBuildFAdd(b, size, magic, ""), i32, "");
+  small = LLVMBuildSub(b, small, LLVMBuildBitCast(b, magic, i32, ""), "");
+  LLVMValueRef least = emit_float_like(value, ldexp(1, 1 - format->bias));
+  LLVMValueRef code = emit_select(e, LLVMBuildFCmp(b, LLVMRealOLT, size, least, ""), small, normal);
+  code = emit_select(e, is_nan, emit_int_of(i32, format->nan), code);
+  return LLVMBuildOr(b, code, sign, "");
+}
+
+LLVMValueRef emit_from_half(struct emit *e, LLVMValueRef half)
+{
+  LLVMBuilderRef b = e->builder;
+  LLVMTypeRef f32 = emit_type_like(e, half, e->f32);
+  LLVMTypeRef i32 = emit_type_like(e, half, e->i32);
+  if (!e->splits_halves)
+    return LLVMBuildFPExt(b, half, f32, "");
+  LLVMValueRef bits = LLVMBuildBitCast(b, half, emit_type_like(e, half, e->i16), "");
+  bits = LLVMBuildZExt(b, bits, i32, "");
+  LLVMValueRef size = LLVMBuildAnd(b, bits, emit_int_of(i32, 0x7fff), "");
+  LLVMValueRef sign = LLVMBuildShl(b, LLVMBuildXor(b, bits, size, ""), emit_int_of(i32, 16), "");
+  size = LLVMBuildShl(b, size, emit_int_of(i32, 13), "");
+  /* The exponent's bias grows by 127 - 15, and so does the largest exponent, of infinities and NaN,
+   * once more. A subnormal number is the fraction of one that has the least normal exponent. */
+  LLVMValueRef rebias = emit_int_of(i32, 112 << 23), one = emit_int_of(i32, 1 << 23);
+  LLVMValueRef normal = LLVMBuildAdd(b, size, rebias, "");
+  LLVMValueRef special = LLVMBuildICmp(b, LLVMIntSGE, size, emit_int_of(i32, 31 << 23), "");
+  LLVMValueRef value = emit_select(e, special, LLVMBuildAdd(b, normal, rebias, ""), normal);
+  LLVMValueRef small = LLVMBuildBitCast(b, LLVMBuildAdd(b, normal, one, ""), f32, "");
+  small = LLVMBuildFSub(b, small, emit_float_of(f32, 0x1p-14), "");
+  LLVMValueRef is_small = LLVMBuildICmp(b, LLVMIntSLT, size, one, "");
+  value = emit_select(e, is_small, LLVMBuildBitCast(b, small, i32, ""), value);
+  return LLVMBuildBitCast(b, LLVMBuildOr(b, value, sign, ""), f32, "");
+}
+
+LLVMValueRef emit_to_half(struct emit *e, LLVMValueRef value)
+{
+  LLVMTypeRef half = emit_type_like(e, value, e->f16);
+  if (!e->splits_halves)
+    return LLVMBuildFPTrunc(e->builder, value, half, "");
+  LLVMValueRef bits =
+      LLVMBuildTrunc(e->builder, round_to(e, &f16, value), emit_type_like(e, value, e->i16), "");
+  return LLVMBuildBitCast(e->builder, bits, half, "");
 }
 
 /* Both types are halves with fewer bits: E5M2 the upper byte of one, E4M3 moved by one bit of
@@ -26,11 +96,10 @@ LLVMValueRef emit_float8_in_units(struct emit *e, enum dtype type, LLVMValueRef 
 {
   LLVMBuilderRef b = e->builder;
   LLVMTypeRef i16 = emit_type_like(e, bits, e->i16);
-  LLVMTypeRef f32 = emit_type_like(e, bits, e->f32);
-  LLVMTypeRef f16 = emit_type_like(e, bits, e->f16);
+  LLVMTypeRef half_type = emit_type_like(e, bits, e->f16);
   if (type == DTYPE_E5M2) {
     LLVMValueRef half = LLVMBuildShl(b, LLVMBuildZExt(b, bits, i16, ""), emit_int_of(i16, 8), "");
-    return LLVMBuildFPExt(b, LLVMBuildBitCast(b, half, f16, ""), f32, "");
+    return emit_from_half(e, LLVMBuildBitCast(b, half, half_type, ""));
   }
   /* The sign, repeated in the upper byte, ends up in bits 15 and 14, of which the latter belongs to
    * the exponent. Adding the lowest bit carries into bit 14 for NaN alone, whose other bits are all
@@ -38,7 +107,7 @@ LLVMValueRef emit_float8_in_units(struct emit *e, enum dtype type, LLVMValueRef 
   LLVMValueRef half = LLVMBuildShl(b, LLVMBuildSExt(b, bits, i16, ""), emit_int_of(i16, 7), "");
   LLVMValueRef carried = LLVMBuildAdd(b, half, emit_int_of(i16, 0x80), "");
   half = LLVMBuildXor(b, half, LLVMBuildAnd(b, carried, emit_int_of(i16, 0x4000), ""), "");
-  return LLVMBuildFPExt(b, LLVMBuildBitCast(b, half, f16, ""), f32, "");
+  return emit_from_half(e, LLVMBuildBitCast(b, half, half_type, ""));
 }
 
 double emit_float8_unit(enum dtype type)
@@ -55,37 +124,8 @@ LLVMValueRef emit_from_float8(struct emit *e, enum dtype type, LLVMValueRef bits
 
 LLVMValueRef emit_to_float8(struct emit *e, enum dtype type, LLVMValueRef value)
 {
-  LLVMBuilderRef b = e->builder;
-  const struct float8 format = float8_of(type);
-  LLVMTypeRef i32 = emit_type_like(e, value, e->i32);
-  LLVMTypeRef f32 = LLVMTypeOf(value);
-  int dropped = 23 - format.fraction;
-  LLVMValueRef bits = LLVMBuildBitCast(b, value, i32, "");
-  LLVMValueRef sign =
-      LLVMBuildAnd(b, LLVMBuildLShr(b, bits, emit_int_of(i32, 24), ""), emit_int_of(i32, 0x80), "");
-  LLVMValueRef size =
-      LLVMBuildBitCast(b, LLVMBuildAnd(b, bits, emit_int_of(i32, 0x7fffffff), ""), f32, "");
-  LLVMValueRef is_nan = LLVMBuildFCmp(b, LLVMRealUNO, value, value, "");
-  LLVMValueRef largest = emit_float_like(value, format.largest);
-  LLVMValueRef inside = LLVMBuildFCmp(b, LLVMRealOLT, size, largest, "");
-  size = emit_select(e, inside, size, largest);
-  /* Normal numbers: the fraction is rounded by adding half of what is dropped, less one where that
-   * makes a tie even; a carry moves on into the exponent, whose bias is then changed. */
-  LLVMValueRef normal = LLVMBuildBitCast(b, size, i32, "");
-  LLVMValueRef odd = LLVMBuildAnd(b, LLVMBuildLShr(b, normal, emit_int_of(i32, dropped), ""),
-                                  emit_int_of(i32, 1), "");
-  normal = LLVMBuildAdd(b, normal, emit_int_of(i32, (1 << (dropped - 1)) - 1), "");
-  normal = LLVMBuildLShr(b, LLVMBuildAdd(b, normal, odd, ""), emit_int_of(i32, dropped), "");
-  normal = LLVMBuildSub(b, normal, emit_int_of(i32, (127 - format.bias) << format.fraction), "");
-  /* Subnormal ones are multiples of 2^(1 - bias - fraction), the last place of `magic`: the sum
-   * rounds to it. */
-  LLVMValueRef magic = emit_float_like(value, ldexp(1, 24 - format.bias - format.fraction));
-  LLVMValueRef small = LLVMBuildBitCast(b, LLVMBuildFAdd(b, size, magic, ""), i32, "");
-  small = LLVMBuildSub(b, small, LLVMBuildBitCast(b, magic, i32, ""), "");
-  LLVMValueRef least = emit_float_like(value, ldexp(1, 1 - format.bias));
-  LLVMValueRef code = emit_select(e, LLVMBuildFCmp(b, LLVMRealOLT, size, least, ""), small, normal);
-  code = emit_select(e, is_nan, emit_int_of(i32, format.nan), code);
-  return LLVMBuildTrunc(b, LLVMBuildOr(b, code, sign, ""), emit_type_like(e, value, e->i8), "");
+  LLVMValueRef code = round_to(e, type == DTYPE_E4M3 ? &e4m3 : &e5m2, value);
+  return LLVMBuildTrunc(e->builder, code, emit_type_like(e, value, e->i8), "");
 }
 
 LLVMValueRef emit_code(struct emit *e, enum dtype type, LLVMValueRef word, LLVMValueRef index)
@@ -96,4 +136,58 @@ LLVMValueRef emit_code(struct emit *e, enum dtype type, LLVMValueRef word, LLVMV
   above = LLVMBuildSub(e->builder, emit_int_of(i32, 32 - width), above, "");
   word = LLVMBuildShl(e->builder, word, above, "");
   return LLVMBuildAShr(e->builder, word, emit_int_of(i32, 32 - width), "");
+}
+
+/* ---- words ---- */
+
+uint32_t emit_word_bits(enum dtype type)
+{
+  return tile_elements_per_byte(type) > 1 ? 32 : 16;
+}
+
+/* As emit_float8_in_units, of the lower or the upper byte. */
+static LLVMValueRef float8_from_words(struct emit *e, enum dtype type, LLVMValueRef words,
+                                      uint32_t index)
+{
+  LLVMBuilderRef b = e->builder;
+  LLVMTypeRef i16 = LLVMTypeOf(words);
+  LLVMValueRef half = index == 0 ? LLVMBuildShl(b, words, emit_int_of(i16, 8), "") : words;
+  int mask = 0xff00;
+  if (type == DTYPE_E4M3) {
+    half = LLVMBuildAShr(b, half, emit_int_of(i16, 1), "");
+    LLVMValueRef carried = LLVMBuildAdd(b, half, emit_int_of(i16, 0x80), "");
+    half = LLVMBuildXor(b, half, LLVMBuildAnd(b, carried, emit_int_of(i16, 0x4000), ""), "");
+    mask = 0xff80;
+  }
+  if (index != 0)
+    half = LLVMBuildAnd(b, half, emit_int_of(i16, mask), "");
+  half = LLVMBuildBitCast(b, half, emit_type_like(e, words, e->f16), "");
+  return emit_from_half(e, half);
+}
+
+/* The code, made unsigned by its upper bit, becomes the upper bits of the fraction of a float whose
+ * exponent is that of 2^bits: 2^bits + code. */
+LLVMValueRef emit_from_words(struct emit *e, enum dtype type, LLVMValueRef words, uint32_t index)
+{
+  if (emit_word_bits(type) == 16)
+    return float8_from_words(e, type, words, index);
+  enum { FRACTION = 23, BIAS = 127 };
+  LLVMBuilderRef b = e->builder;
+  LLVMTypeRef i32 = LLVMTypeOf(words);
+  const int bits = 8 / (int)tile_elements_per_byte(type), to = FRACTION - bits;
+  const int from = bits * (int)index;
+  LLVMValueRef number = from < to ? LLVMBuildShl(b, words, emit_int_of(i32, to - from), "")
+                                  : LLVMBuildLShr(b, words, emit_int_of(i32, from - to), "");
+  number = LLVMBuildAnd(b, number, emit_int_of(i32, ((1 << bits) - 1) << to), "");
+  number = LLVMBuildXor(b, number,
+                        emit_int_of(i32, (BIAS + bits) << FRACTION | 1 << (FRACTION - 1)), "");
+  return LLVMBuildBitCast(b, number, emit_type_like(e, words, e->f32), "");
+}
+
+double emit_words_offset(enum dtype type)
+{
+  if (emit_word_bits(type) == 16)
+    return 0;
+  const int bits = 8 / (int)tile_elements_per_byte(type);
+  return (1 << bits) + (1 << (bits - 1));
 }

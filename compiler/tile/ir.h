@@ -138,6 +138,8 @@ struct tile_op {
   enum tile_reduction reduction; /* reduce, scan */
   uint32_t axis; /* reduce, scan: 0 along rows (result [1, N]), 1 along columns (result [M, 1]) */
   bool transpose_a, transpose_b; /* product: a is given as [K, M], b as [N, K] */
+  bool codes;                    /* product: b has whole numbers of -128 .. 127 only, and 16 bits of
+                                    a row's range do for a */
   uint32_t step;                 /* for, for_segments: tile size along the loop */
   uint32_t segment_count;        /* for_segments */
   uint32_t extra_count;          /* for_segments: operands of the tests */

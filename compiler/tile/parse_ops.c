@@ -383,11 +383,13 @@ static void parse_product(struct tile_parser *p, enum tile_op_kind kind,
   tile_expect_symbol(p, ",");
   add_value(p, &operands);
   bool transpose_b = tile_accept_word(p, "transposed");
+  bool codes = kind == TILE_PRODUCT && tile_accept_word(p, "codes");
   if (tile_accept_symbol(p, ","))
     add_value(p, &operands);
   struct tile_op *op = make(p, kind, &operands, results);
   op->transpose_a = transpose_a;
   op->transpose_b = transpose_b;
+  op->codes = codes;
 }
 
 static enum tile_reduction parse_reduction(struct tile_parser *p)

@@ -200,6 +200,8 @@ static void add_product(struct printer *p, const struct tile_op *op)
     add_value(p, op->operands[k]);
     if ((k == 0 && op->transpose_a) || (k == 1 && op->transpose_b))
       ADD(p, " transposed");
+    if (k == 1 && op->codes)
+      ADD(p, " codes");
   }
 }
 

@@ -1,12 +1,13 @@
-/* One decode step on the host against what the machine allows.
+/* One decode step on the host against what the machine allows; and prefill on caches in codes.
  *
- *     bench_decode [THREADS [WORDS]]        only as many threads, only rows whose name has the
- * words
+ *     bench_decode [THREADS [WORDS]]        only as many threads, only rows whose name has
+ *                                           the words
  *
  * 8 sequences, 32 / 8 heads of 128 channels, 4096 keys each, on a cache of the manager that is
- * filled with arbitrary numbers. Each row's bound is the larger of the time to read the cache and
- * that of its multiply-adds at 0.7 of the peak, both measured just before the row (runtime/attnc/
- * peak.h). Medians. */
+ * filled with arbitrary numbers; prefill is of one sequence with 8 heads, 2048 rows and keys,
+ * causal. Each row's bound is the larger of the time to read the cache and that of its
+ * multiply-adds at 0.7 of the peak, both measured just before the row (runtime/attnc/peak.h).
+ * Medians. */
 #include "attn/attn.h"
 #include "attn/cache.h"
 #include "runtime/attnc/peak.h"
@@ -17,38 +18,49 @@
 #include <string.h>
 #include <time.h>
 
-enum { BATCH = 8, HEADS = 32, GROUPS = 8, DIM = 128, KEYS = 4096, LAUNCHES = 9, WARM = 1 };
+enum { GROUPS = 8, DIM = 128, LAUNCHES = 9, WARM = 1, MOST_SEQUENCES = 8 };
+
+static const struct bench_size {
+  int batch, heads, rows, keys;
+} decode_size = {MOST_SEQUENCES, 32, 1, 4096}, prefill_size = {1, 8, 2048, 2048};
 
 struct bench_case {
   const char *name, *layout, *storage;
   attn_type type;
   attn_cache_order order;
+  bool prefill;
 };
 
 #define PAGED "paged(page = 64)"
+#define INT8 ", k = int8, v = int8"
+#define INT4 ", k = int4, v = int4"
 #define INT4_GROUPS "int4(group = 32, asymmetric = true)"
 #define INT2_GROUPS "int2(group = 32, asymmetric = true)"
 #define KIVI_KEYS "int4(axis = channel, group = 32, residual = 128, asymmetric = true)"
 #define KIVI_VALUES "int4(group = 32, residual = 128, asymmetric = true)"
 
 static const struct bench_case cases[] = {
-    {"f32", PAGED, "", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
-    {"f32, tokens first", PAGED, "", ATTN_TYPE_F32, ATTN_CACHE_TOKENS_FIRST},
-    {"f32, dense", "dense", "", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
-    {"f32, dense, tokens first", "dense", "", ATTN_TYPE_F32, ATTN_CACHE_TOKENS_FIRST},
-    {"f16", PAGED, "", ATTN_TYPE_F16, ATTN_CACHE_HEADS_FIRST},
-    {"f16, tokens first", PAGED, "", ATTN_TYPE_F16, ATTN_CACHE_TOKENS_FIRST},
-    {"bf16", PAGED, "", ATTN_TYPE_BF16, ATTN_CACHE_HEADS_FIRST},
-    {"e4m3", PAGED, ", k = e4m3, v = e4m3", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
-    {"e5m2", PAGED, ", k = e5m2, v = e5m2", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
-    {"int8", PAGED, ", k = int8, v = int8", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
-    {"int4", PAGED, ", k = int4, v = int4", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
+    {"f32", PAGED, "", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
+    {"f32, tokens first", PAGED, "", ATTN_TYPE_F32, ATTN_CACHE_TOKENS_FIRST, false},
+    {"f32, dense", "dense", "", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
+    {"f32, dense, tokens first", "dense", "", ATTN_TYPE_F32, ATTN_CACHE_TOKENS_FIRST, false},
+    {"f16", PAGED, "", ATTN_TYPE_F16, ATTN_CACHE_HEADS_FIRST, false},
+    {"f16, tokens first", PAGED, "", ATTN_TYPE_F16, ATTN_CACHE_TOKENS_FIRST, false},
+    {"bf16", PAGED, "", ATTN_TYPE_BF16, ATTN_CACHE_HEADS_FIRST, false},
+    {"e4m3", PAGED, ", k = e4m3, v = e4m3", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
+    {"e5m2", PAGED, ", k = e5m2, v = e5m2", ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
+    {"int8", PAGED, INT8, ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
+    {"int4", PAGED, INT4, ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
     {"int4, groups of 32, asymmetric", PAGED, ", k = " INT4_GROUPS ", v = " INT4_GROUPS,
-     ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
+     ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
     {"int2, groups of 32, asymmetric", PAGED, ", k = " INT2_GROUPS ", v = " INT2_GROUPS,
-     ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST},
+     ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, false},
     {"KIVI, int4", PAGED, ", k = " KIVI_KEYS ", v = " KIVI_VALUES, ATTN_TYPE_F32,
-     ATTN_CACHE_HEADS_FIRST},
+     ATTN_CACHE_HEADS_FIRST, false},
+    {"prefill, int8, f32", PAGED, INT8, ATTN_TYPE_F32, ATTN_CACHE_HEADS_FIRST, true},
+    {"prefill, int8, f16", PAGED, INT8, ATTN_TYPE_F16, ATTN_CACHE_HEADS_FIRST, true},
+    {"prefill, int8, bf16", PAGED, INT8, ATTN_TYPE_BF16, ATTN_CACHE_HEADS_FIRST, true},
+    {"prefill, int4, f16", PAGED, INT4, ATTN_TYPE_F16, ATTN_CACHE_HEADS_FIRST, true},
 };
 
 static void die(const char *what, const char *text)
@@ -113,6 +125,11 @@ static void fill(const DLTensor *tensor)
 
 /* ---- a row ---- */
 
+static const struct bench_size *size_of(const struct bench_case *c)
+{
+  return c->prefill ? &prefill_size : &decode_size;
+}
+
 struct bench {
   attn_context *context;
   attn_program *program;
@@ -133,7 +150,7 @@ static void open_program(struct bench *bench, const struct bench_case *c, unsign
   options.error_size = sizeof(error);
   snprintf(text, sizeof(text),
            "attention bench {\n  heads q = %d, kv = %d\n  dim %d\n  mask causal\n  cache %s%s\n}\n",
-           HEADS, GROUPS, DIM, c->layout, c->storage);
+           size_of(c)->heads, GROUPS, DIM, c->layout, c->storage);
   if (attn_context_create(&context, &bench->context) != ATTN_OK ||
       attn_compile(bench->context, text, strlen(text), "bench.attn", &options, &bench->program) !=
           ATTN_OK)
@@ -143,24 +160,26 @@ static void open_program(struct bench *bench, const struct bench_case *c, unsign
 static void open_cache(struct bench *bench, const struct bench_case *c)
 {
   char error[1024] = "";
-  attn_sequence sequences[BATCH];
-  uint32_t new_tokens[BATCH];
+  const struct bench_size *size = size_of(c);
+  const uint32_t batch = (uint32_t)size->batch, keys = (uint32_t)size->keys;
+  attn_sequence sequences[MOST_SEQUENCES];
+  uint32_t new_tokens[MOST_SEQUENCES];
   attn_cache_options options = ATTN_CACHE_OPTIONS_INIT;
-  options.sequences = BATCH;
-  options.tokens = strcmp(c->layout, "dense") == 0 ? KEYS : KEYS * BATCH;
+  options.sequences = batch;
+  options.tokens = strcmp(c->layout, "dense") == 0 ? keys : keys * batch;
   options.type = c->type;
   options.order = c->order;
   options.error = error;
   options.error_size = sizeof(error);
   if (attn_cache_create(bench->program, &options, &bench->cache) != ATTN_OK)
     die(c->name, error);
-  for (int n = 0; n < BATCH; n++) {
-    new_tokens[n] = KEYS;
+  for (uint32_t n = 0; n < batch; n++) {
+    new_tokens[n] = keys;
     if (attn_cache_add(bench->cache, &sequences[n]) != ATTN_OK)
       die(c->name, "no room for a sequence");
   }
   attn_arguments *arguments = &bench->arguments;
-  if (attn_cache_begin(bench->cache, sequences, new_tokens, BATCH, &bench->batch) != ATTN_OK ||
+  if (attn_cache_begin(bench->cache, sequences, new_tokens, batch, &bench->batch) != ATTN_OK ||
       attn_cache_tensors(bench->batch, 0, &arguments->cache, &arguments->cache_count) != ATTN_OK)
     die(c->name, "no room for the tokens");
   for (size_t n = 0; n < arguments->cache_count; n++) {
@@ -174,16 +193,19 @@ static void open_rows(struct bench *bench, const struct bench_case *c)
 {
   const DLDataType types[] = {{kDLFloat, 32, 1}, {kDLFloat, 16, 1}, {kDLBfloat, 16, 1}};
   const int type = c->type == ATTN_TYPE_F16 ? 1 : c->type == ATTN_TYPE_BF16 ? 2 : 0;
+  const struct bench_size *size = size_of(c);
+  const size_t count = (size_t)size->batch * (size_t)size->heads * (size_t)size->rows * DIM;
   uint32_t state = 2;
-  memcpy(bench->shape, (int64_t[]){BATCH, HEADS, 1, DIM}, sizeof(bench->shape));
+  memcpy(bench->shape, (int64_t[]){size->batch, size->heads, size->rows, DIM},
+         sizeof(bench->shape));
   bench->q = (DLTensor){.ndim = 4, .dtype = types[type], .shape = bench->shape};
   bench->q.device = attn_context_device(bench->context);
   bench->o = bench->q;
-  bench->q.data = calloc((size_t)BATCH * HEADS * DIM, sizeof(float));
-  bench->o.data = calloc((size_t)BATCH * HEADS * DIM, sizeof(float));
+  bench->q.data = calloc(count, sizeof(float));
+  bench->o.data = calloc(count, sizeof(float));
   if (bench->q.data == NULL || bench->o.data == NULL)
     die(c->name, "out of memory");
-  fill_bytes(bench->q.data, (size_t)BATCH * HEADS * DIM, types[type], &state);
+  fill_bytes(bench->q.data, count, types[type], &state);
   bench->arguments.q = &bench->q;
   bench->arguments.o = &bench->o;
 }
@@ -211,7 +233,9 @@ static void run(const struct bench_case *c, unsigned threads)
   qsort(times, LAUNCHES, sizeof(*times), compare);
   const double ms = times[LAUNCHES / 2];
   const double bytes = (double)attn_cache_memory(bench.cache).bytes;
-  const double flops = 4.0 * BATCH * HEADS * KEYS * DIM;
+  const struct bench_size *size = size_of(c);
+  const double seen = size->keys - (size->rows - 1) / 2.0; /* by a row, on average */
+  const double flops = 4.0 * size->batch * size->heads * size->rows * seen * DIM;
   const double read = bytes / peak.gbytes * 1e-6, compute = flops / (0.7 * peak.gflops) * 1e-6;
   printf("| %s | %u | %.2f | %.1f | %.2f | %.2f | %s | %.2f |\n", c->name, threads, ms,
          bytes / ms * 1e-6, bytes / ms * 1e-6 / peak.gbytes, flops / ms * 1e-6 / peak.gflops,

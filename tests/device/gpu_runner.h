@@ -30,7 +30,7 @@ static inline void gpu_code_open(struct gpu_code *code, uint32_t slot_count, uin
     error = nvptx_module_open(&code->module, &code->arena);
   ck_assert_msg(error == NULL, "%s", error);
   code->e = &code->module.e;
-  code->slots = emit_gpu_kernel(code->e, "kernel_name", slot_count, threads);
+  code->slots = emit_gpu_kernel(code->e, "kernel_name", slot_count, threads, 0);
 }
 
 static inline void gpu_code_close(struct gpu_code *code)

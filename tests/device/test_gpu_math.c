@@ -195,6 +195,29 @@ START_TEST(int_operators)
 }
 END_TEST
 
+/* Of 64 bits, by numbers of less than 32 bits and of more. */
+START_TEST(long_division)
+{
+  static const char *const calls[] = {
+      "int(long($0) * 5000000029L // long($1) % 1000003L)",
+      "int(long($0) * 5000000029L % (long($1) * 3000000019L) % 1000003L)"};
+  struct function f;
+  function_open(&f, "i32", "i32", calls[_i]);
+  fill_ints(&f, 0);
+  for (int k = 0; k < BATCH; k++) {
+    union expr_value x = {.i = ((int32_t *)f.x.data)[k] * INT64_C(5000000029)};
+    union expr_value y = {.i = ((int32_t *)f.y.data)[k] * (_i == 0 ? 1 : INT64_C(3000000019))};
+    enum expr_op op = _i == 0 ? EXPR_FLOORDIV : EXPR_MOD;
+    x = expr_apply_binary(op, EXPR_LONG, x, y, false);
+    y.i = 1000003;
+    int64_t expected = expr_apply_binary(EXPR_MOD, EXPR_LONG, x, y, false).i;
+    ck_assert_msg(((int32_t *)f.out.data)[k] == expected, "%s of %d, %d: %d", calls[_i],
+                  ((int32_t *)f.x.data)[k], ((int32_t *)f.y.data)[k], ((int32_t *)f.out.data)[k]);
+  }
+  function_close(&f);
+}
+END_TEST
+
 /* One rounding instead of two where the reference is float64, two where it is not. */
 START_TEST(contraction)
 {
@@ -224,6 +247,7 @@ int main(void)
   tcase_add_loop_test(tests, real_functions, 0, REALS);
   tcase_add_loop_test(tests, floors_and_conversions, 0, 2);
   tcase_add_loop_test(tests, int_operators, 0, INTS);
+  tcase_add_loop_test(tests, long_division, 0, 2);
   tcase_add_loop_test(tests, contraction, 0, 2);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);

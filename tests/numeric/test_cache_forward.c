@@ -200,6 +200,27 @@ START_TEST(published_formats)
 }
 END_TEST
 
+/* Rows enough for dot products of bytes, with fewer keys than they take at once, one, and none; and
+ * rows that see no key. */
+START_TEST(short_sequences_in_codes)
+{
+  static const struct cache_batch batches[] = {
+      {.batch = 4, .queries = 20, .lengths = {0, 1, 7, 40}, .seed = 12},
+      {.batch = 2, .queries = 35, .lengths = {1, 0}, .heads_first = true, .seed = 13},
+  };
+  static const char *const masks[] = {"causal", "3 <= i - j < 9"};
+  static const enum dtype types[] = {DTYPE_F16, DTYPE_BF16};
+  for (size_t n = 0; n < 4; n++) {
+    char plain[TEXT], cached[2 * TEXT];
+    const char *body = " heads q = 4, kv = 2\n dim qk = 24, v = 16\n mask";
+    snprintf(plain, sizeof(plain), "attention a {\n%s %s\n}\n", body, masks[n / 2]);
+    snprintf(cached, sizeof(cached), "attention a {\n%s %s\n cache %s, k = int8, v = %s\n}\n", body,
+             masks[n / 2], layouts[n], n == 1 ? "int4" : "int8");
+    check_pair(cached, plain, types[n % 2], batches, 2);
+  }
+}
+END_TEST
+
 /* ---- rings and eviction ---- */
 
 static const struct cache_batch rings[] = {
@@ -389,6 +410,7 @@ int main(void)
       {"cached_inputs", cached_inputs},
       {"storage_types", storage_types},
       {"published_formats", published_formats},
+      {"short_sequences_in_codes", short_sequences_in_codes},
       {"rings_by_position", rings_by_position},
       {"rings_by_rank", rings_by_rank},
       {"rings_by_store", rings_by_store},

@@ -33,7 +33,7 @@ static void open_module(void)
   error = nvptx_module_open(&module, &arena);
   ck_assert_msg(error == NULL, "%s", error);
   e = &module.e;
-  slots = emit_gpu_kernel(e, "kernel_name", 4, 96);
+  slots = emit_gpu_kernel(e, "kernel_name", 4, 96, 0);
   input = emit_gpu_global(e, slot(0));
   output = emit_gpu_global(e, slot(1));
   number = LLVMBuildTrunc(e->builder, slot(2), e->i32, "");

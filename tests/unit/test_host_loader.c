@@ -2,52 +2,13 @@
 #include "runtime/host_loader.h"
 
 #include "dsl/base/memory.h"
+#include "tests/unit/assemble.h"
 
-#include <check.h>
 #include <elf.h>
-#include <llvm-c/Core.h>
-#include <llvm-c/IRReader.h>
-#include <llvm-c/Target.h>
-#include <llvm-c/TargetMachine.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-struct object {
-  unsigned char *bytes;
-  size_t size;
-};
 
 static char error[HOST_LOAD_ERROR_SIZE];
-
-/* Compiles IR the way the host target does: position-independent, small code model. */
-static struct object assemble(const char *ir, const char *triple)
-{
-  LLVMContextRef context = LLVMContextCreate();
-  LLVMMemoryBufferRef text = LLVMCreateMemoryBufferWithMemoryRangeCopy(ir, strlen(ir), "test");
-  LLVMModuleRef module;
-  char *message = NULL;
-  ck_assert_msg(!LLVMParseIRInContext(context, text, &module, &message), "%s", message);
-  LLVMTargetRef target;
-  ck_assert_msg(!LLVMGetTargetFromTriple(triple, &target, &message), "%s", message);
-  LLVMTargetMachineRef machine = LLVMCreateTargetMachine(
-      target, triple, "", "", LLVMCodeGenLevelDefault, LLVMRelocPIC, LLVMCodeModelSmall);
-  LLVMMemoryBufferRef output;
-  ck_assert_msg(
-      !LLVMTargetMachineEmitToMemoryBuffer(machine, module, LLVMObjectFile, &message, &output),
-      "%s", message);
-  struct object object = {malloc(LLVMGetBufferSize(output)), LLVMGetBufferSize(output)};
-  ck_assert_ptr_nonnull(object.bytes);
-  memcpy(object.bytes, LLVMGetBufferStart(output), object.size);
-  LLVMDisposeMemoryBuffer(output);
-  LLVMDisposeTargetMachine(machine);
-  LLVMDisposeModule(module);
-  LLVMContextDispose(context);
-  return object;
-}
-
-static const char x86[] = "x86_64-unknown-linux-gnu";
 
 /* Read-only data by relative address, a table of addresses, a local call, calls of and the address
  * of library functions. */
@@ -285,10 +246,7 @@ END_TEST
 
 int main(void)
 {
-  LLVMInitializeX86TargetInfo();
-  LLVMInitializeX86Target();
-  LLVMInitializeX86TargetMC();
-  LLVMInitializeX86AsmPrinter();
+  assemble_open();
   Suite *suite = suite_create("host_loader");
   TCase *tests = tcase_create("host_loader");
   tcase_add_test(tests, code_runs_after_loading);

@@ -1,32 +1,8 @@
-/* Products with few rows. All rows of a are held against each vector of b, which is read once.
- *
- * dots: b is [N, K]. Lanes run along K; a block of keys has one sum of products for each row and
- * key, whose lanes are added up at the end, four sums at a time.
- *
- * rows: b is [K, N]. Lanes run along N. A block of k has its elements of a in registers and goes
- * over the columns once, adding to c: b is read as it lies in memory, and c, which is small, from
- * the first-level cache. A factor of b's rows is one of a's elements. */
-#include "compiler/target/host/few.h"
+/* Products with few rows. All rows of a are held against each vector of b, which is read once
+ * (few_dots.c, few_sums.c); and contractions, in which b is small. */
+#include "compiler/target/host/few_product.h"
 
-#include <string.h>
-
-enum { UNROLL = 2, QUAD = 4 };
-
-struct few_product {
-  struct host *h;
-  uint32_t rows, columns, inner;
-  struct host_value a, c;
-  struct few_rows b;
-  struct few_rows *weights;     /* [K, 1], of the rows of b in `rows`; NULL */
-  double unit;                  /* of b's elements */
-  const struct tile_value *sum; /* what is added to, or NULL */
-  struct host_value sum_place;
-  const struct tile_value *factor; /* [M, 1], of the sum, or NULL */
-  struct host_value factor_place;
-};
-
-/* As many as half of the registers hold, of sums or of elements of a; a power of two. */
-static uint32_t block_of(const struct few_product *p)
+uint32_t few_block_of(const struct few_product *p)
 {
   uint32_t block = FEW_MAX_BLOCK;
   while (block > 1 && block * p->rows > p->h->registers / 2)
@@ -34,12 +10,19 @@ static uint32_t block_of(const struct few_product *p)
   return block;
 }
 
-static LLVMValueRef element_address(struct host *h, const struct host_value *place, uint32_t rows,
-                                    uint32_t m, LLVMValueRef column)
+uint32_t few_rows_of(const struct few_product *p)
 {
-  struct emit *e = &h->e;
-  if (rows > 1) {
-    LLVMValueRef row = LLVMBuildMul(e->builder, place->stride, emit_i64(e, m), "");
+  enum { LONG = 2, LONG_BITS = 32 };
+  const uint32_t block = few_block_of(p);
+  return few_bits(&p->b) >= LONG_BITS && block > LONG ? LONG : block;
+}
+
+LLVMValueRef few_address(const struct few_product *p, const struct host_value *place,
+                         LLVMValueRef m, LLVMValueRef column)
+{
+  struct emit *e = &p->h->e;
+  if (p->rows > 1) {
+    LLVMValueRef row = LLVMBuildMul(e->builder, place->stride, m, "");
     column = LLVMBuildAdd(e->builder, row, column, "");
   }
   return emit_address(e, e->f32, place->base, column);
@@ -50,7 +33,7 @@ static LLVMTypeRef floats(struct host *h, uint32_t count)
   return count == 1 ? h->e.f32 : LLVMVectorType(h->e.f32, count);
 }
 
-static LLVMValueRef repeated(struct host *h, LLVMValueRef scalar, uint32_t count)
+LLVMValueRef few_repeat(struct host *h, LLVMValueRef scalar, uint32_t count)
 {
   struct emit *e = &h->e;
   if (count == 1)
@@ -62,8 +45,7 @@ static LLVMValueRef repeated(struct host *h, LLVMValueRef scalar, uint32_t count
                                 LLVMConstNull(LLVMVectorType(e->i32, count)), "");
 }
 
-/* What c starts from at `count` columns of row m; NULL for zero. */
-static LLVMValueRef start_of(struct few_product *p, uint32_t m, LLVMValueRef column, uint32_t count)
+LLVMValueRef few_start(struct few_product *p, LLVMValueRef m, LLVMValueRef column, uint32_t count)
 {
   struct host *h = p->h;
   struct emit *e = &h->e;
@@ -71,236 +53,15 @@ static LLVMValueRef start_of(struct few_product *p, uint32_t m, LLVMValueRef col
     return NULL;
   LLVMValueRef start;
   if (p->sum_place.kind == HOST_MEMORY)
-    start =
-        emit_load(e, floats(h, count), element_address(h, &p->sum_place, p->rows, m, column), 4);
+    start = emit_load(e, floats(h, count), few_address(p, &p->sum_place, m, column), 4);
   else
-    start = repeated(h, p->sum_place.scalar, count);
+    start = few_repeat(h, p->sum_place.scalar, count);
   if (p->factor == NULL)
     return start;
   LLVMValueRef factor = p->factor_place.scalar;
   if (p->factor_place.kind == HOST_MEMORY)
-    factor = emit_load(e, e->f32, emit_address(e, e->f32, p->factor_place.base, emit_i64(e, m)), 4);
-  return LLVMBuildFMul(e->builder, start, repeated(h, factor, count), "");
-}
-
-/* ---- dots ---- */
-
-/* The sums of the lanes of four vectors, as a vector of four; in a fixed order. */
-static LLVMValueRef add_lanes(struct host *h, const LLVMValueRef *sums)
-{
-  struct emit *e = &h->e;
-  const uint32_t lanes = e->lanes;
-  LLVMValueRef pairs[2], even[64], odd[64];
-  /* Neighbours of x and y, within each four lanes: x0 + x1, x2 + x3, y0 + y1, y2 + y3. */
-  for (uint32_t k = 0; k < lanes; k++) {
-    uint32_t from = k / QUAD * QUAD + (k % QUAD) % 2 * 2 + (k % QUAD) / 2 * lanes;
-    even[k] = emit_i32(e, (int32_t)from);
-    odd[k] = emit_i32(e, (int32_t)(from + 1));
-  }
-  LLVMValueRef evens = LLVMConstVector(even, lanes), odds = LLVMConstVector(odd, lanes);
-  for (uint32_t k = 0; k < 3; k++) {
-    LLVMValueRef x = k < 2 ? sums[2 * k] : pairs[0], y = k < 2 ? sums[2 * k + 1] : pairs[1];
-    LLVMValueRef pair =
-        LLVMBuildFAdd(e->builder, LLVMBuildShuffleVector(e->builder, x, y, evens, ""),
-                      LLVMBuildShuffleVector(e->builder, x, y, odds, ""), "");
-    pairs[k % 2] = pair;
-  }
-  LLVMValueRef total = NULL;
-  for (uint32_t k = 0; k < lanes; k += QUAD) {
-    LLVMValueRef order[QUAD];
-    for (uint32_t l = 0; l < QUAD; l++)
-      order[l] = emit_i32(e, (int32_t)(k + l));
-    LLVMValueRef part =
-        LLVMBuildShuffleVector(e->builder, pairs[0], LLVMGetPoison(LLVMTypeOf(pairs[0])),
-                               LLVMConstVector(order, QUAD), "");
-    total = total == NULL ? part : LLVMBuildFAdd(e->builder, total, part, "");
-  }
-  return total;
-}
-
-/* Lanes `from` to `from + count - 1`. */
-static LLVMValueRef part_of(struct host *h, LLVMValueRef quad, uint32_t from, uint32_t count)
-{
-  struct emit *e = &h->e;
-  if (count == 1)
-    return LLVMBuildExtractElement(e->builder, quad, emit_i32(e, (int32_t)from), "");
-  LLVMValueRef order[QUAD];
-  for (uint32_t k = 0; k < count; k++)
-    order[k] = emit_i32(e, (int32_t)(from + k));
-  return LLVMBuildShuffleVector(e->builder, quad, LLVMGetPoison(LLVMTypeOf(quad)),
-                                LLVMConstVector(order, count), "");
-}
-
-/* sums: of row m and key k number m * width + k. */
-static void store_dots(struct few_product *p, LLVMValueRef first, uint32_t width,
-                       const LLVMValueRef *sums)
-{
-  struct host *h = p->h;
-  struct emit *e = &h->e;
-  const uint32_t count = p->rows * width;
-  const uint32_t run = width < QUAD ? width : QUAD;
-  for (uint32_t k = 0; k < count; k += QUAD) {
-    LLVMValueRef four[QUAD];
-    for (uint32_t l = 0; l < QUAD; l++)
-      four[l] = sums[k + l < count ? k + l : k];
-    LLVMValueRef quad = add_lanes(h, four);
-    for (uint32_t l = 0; l < QUAD && k + l < count; l += run) {
-      uint32_t m = (k + l) / width;
-      LLVMValueRef column = LLVMBuildAdd(e->builder, first, emit_i64(e, (k + l) % width), "");
-      LLVMValueRef dots = part_of(h, quad, l, run);
-      if (p->unit != 1)
-        dots = LLVMBuildFMul(e->builder, dots, emit_float_like(dots, p->unit), "");
-      LLVMValueRef start = start_of(p, m, column, run);
-      if (start != NULL)
-        dots = LLVMBuildFAdd(e->builder, dots, start, "");
-      emit_store(e, dots, element_address(h, &p->c, p->rows, m, column), 4);
-    }
-  }
-}
-
-static void dots_step(struct few_product *p, LLVMValueRef column, uint32_t count, uint32_t width,
-                      LLVMValueRef *sums)
-{
-  struct host *h = p->h;
-  struct emit *e = &h->e;
-  LLVMValueRef b[FEW_MAX_BLOCK];
-  for (uint32_t k = 0; k < width; k++)
-    b[k] = few_vector(&p->b, k, column, count);
-  for (uint32_t m = 0; m < p->rows; m++) {
-    LLVMValueRef a =
-        emit_load(e, emit_vector_type(e, e->f32), element_address(h, &p->a, p->rows, m, column), 4);
-    a = few_cut(h, a, count);
-    for (uint32_t k = 0; k < width; k++)
-      sums[m * width + k] = emit_fma(e, a, b[k], sums[m * width + k]);
-  }
-}
-
-static void dots_block(struct few_product *p, LLVMValueRef first, uint32_t width)
-{
-  struct emit *e = &p->h->e;
-  const uint32_t lanes = e->lanes, step = UNROLL * lanes;
-  const uint32_t whole = p->inner - p->inner % step;
-  LLVMValueRef sums[EMIT_MAX_CARRIED];
-  for (uint32_t k = 0; k < p->rows * width; k++)
-    sums[k] = LLVMConstNull(emit_vector_type(e, e->f32));
-  few_rows_begin(&p->b, first, width);
-  if (whole != 0) {
-    struct emit_loop loop;
-    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, whole), step, sums, p->rows * width);
-    memcpy(sums, loop.carried, sizeof(sums));
-    few_prefetch(&p->b, loop.index, step);
-    for (uint32_t u = 0; u < UNROLL; u++)
-      dots_step(p, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, u * lanes), ""), lanes, width,
-                sums);
-    emit_loop_end(e, &loop, sums);
-    memcpy(sums, loop.result, sizeof(sums));
-  }
-  for (uint32_t k = whole; k < p->inner; k += lanes)
-    dots_step(p, emit_i64(e, k), p->inner - k < lanes ? p->inner - k : lanes, width, sums);
-  store_dots(p, first, width, sums);
-}
-
-static void dots(struct few_product *p)
-{
-  struct emit *e = &p->h->e;
-  p->unit = few_unit(&p->b);
-  const uint32_t block = block_of(p), whole = p->columns - p->columns % block;
-  if (whole != 0) {
-    struct emit_loop loop;
-    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, whole), block, NULL, 0);
-    dots_block(p, loop.index, block);
-    emit_loop_end(e, &loop, NULL);
-  }
-  /* The rest in powers of two, so that sums fall into fours. */
-  uint32_t done = whole;
-  for (uint32_t width = block / 2; width != 0; width /= 2) {
-    if (((p->columns - whole) & width) == 0)
-      continue;
-    dots_block(p, emit_i64(e, done), width);
-    done += width;
-  }
-}
-
-/* ---- rows ---- */
-
-/* c at a vector of columns, plus the block's share; `fresh` where this is the first block. */
-static void rows_step(struct few_product *p, LLVMValueRef column, uint32_t count, uint32_t width,
-                      const LLVMValueRef *a, bool fresh)
-{
-  struct host *h = p->h;
-  struct emit *e = &h->e;
-  LLVMTypeRef type = emit_vector_type(e, e->f32);
-  LLVMValueRef sums[HOST_FEW_ROWS];
-  for (uint32_t m = 0; m < p->rows; m++) {
-    sums[m] = fresh ? start_of(p, m, column, e->lanes)
-                    : emit_load(e, type, element_address(h, &p->c, p->rows, m, column), 4);
-    if (sums[m] == NULL)
-      sums[m] = LLVMConstNull(type);
-  }
-  for (uint32_t k = 0; k < width; k++) {
-    LLVMValueRef b = few_vector(&p->b, k, column, count);
-    for (uint32_t m = 0; m < p->rows; m++)
-      sums[m] = emit_fma(e, a[k * p->rows + m], b, sums[m]);
-  }
-  for (uint32_t m = 0; m < p->rows; m++)
-    emit_store(e, sums[m], element_address(h, &p->c, p->rows, m, column), 4);
-}
-
-static void rows_block(struct few_product *p, LLVMValueRef first, uint32_t width, bool fresh)
-{
-  struct host *h = p->h;
-  struct emit *e = &h->e;
-  const uint32_t lanes = e->lanes, step = UNROLL * lanes;
-  const uint32_t whole = p->columns - p->columns % step;
-  LLVMValueRef a[FEW_MAX_BLOCK * HOST_FEW_ROWS];
-  if (p->weights != NULL)
-    few_rows_begin(p->weights, first, width);
-  for (uint32_t k = 0; k < width; k++) {
-    LLVMValueRef column = LLVMBuildAdd(e->builder, first, emit_i64(e, k), "");
-    LLVMValueRef weight = p->unit == 1 ? NULL : emit_float_of(e->f32, p->unit);
-    if (p->weights != NULL) {
-      LLVMValueRef own = few_scalar(p->weights, k);
-      weight = weight == NULL ? own : LLVMBuildFMul(e->builder, own, weight, "");
-    }
-    for (uint32_t m = 0; m < p->rows; m++) {
-      LLVMValueRef one = emit_load(e, e->f32, element_address(h, &p->a, p->rows, m, column), 4);
-      if (weight != NULL)
-        one = LLVMBuildFMul(e->builder, one, weight, "");
-      a[k * p->rows + m] = emit_broadcast(e, one);
-    }
-  }
-  few_rows_begin(&p->b, first, width);
-  if (whole != 0) {
-    struct emit_loop loop;
-    emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, whole), step, NULL, 0);
-    few_prefetch(&p->b, loop.index, step);
-    for (uint32_t u = 0; u < UNROLL; u++)
-      rows_step(p, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, u * lanes), ""), lanes, width,
-                a, fresh);
-    emit_loop_end(e, &loop, NULL);
-  }
-  for (uint32_t n = whole; n < p->columns; n += lanes)
-    rows_step(p, emit_i64(e, n), p->columns - n < lanes ? p->columns - n : lanes, width, a, fresh);
-}
-
-static void rows(struct few_product *p)
-{
-  struct emit *e = &p->h->e;
-  p->weights = few_factor(&p->b);
-  p->unit = few_unit(&p->b);
-  uint32_t block = block_of(p);
-  while (block > p->inner)
-    block /= 2;
-  rows_block(p, emit_i64(e, 0), block, true);
-  uint32_t whole = p->inner - p->inner % block;
-  if (whole > block) {
-    struct emit_loop loop;
-    emit_loop_begin(e, &loop, emit_i64(e, block), emit_i64(e, whole), block, NULL, 0);
-    rows_block(p, loop.index, block, false);
-    emit_loop_end(e, &loop, NULL);
-  }
-  if (whole != p->inner)
-    rows_block(p, emit_i64(e, whole), p->inner - whole, false);
+    factor = emit_load(e, e->f32, emit_address(e, e->f32, p->factor_place.base, m), 4);
+  return LLVMBuildFMul(e->builder, start, few_repeat(h, factor, count), "");
 }
 
 /* ---- both ---- */
@@ -365,9 +126,9 @@ void few_product(struct host *h, const struct tile_op *op)
   if ((op->transpose_b ? p.inner : p.columns) % h->widest_lanes == 0)
     h->e.lanes = h->widest_lanes;
   if (op->transpose_b)
-    dots(&p);
+    few_dots(&p);
   else
-    rows(&p);
+    few_sums(&p);
   h->e.lanes = lanes;
 }
 

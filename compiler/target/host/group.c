@@ -6,6 +6,7 @@
  * one panel, and a buffer is used again as soon as the tile in it is dead.
  */
 #include "compiler/target/host/dot_bf16.h"
+#include "compiler/target/host/dot_int8.h"
 
 #include <string.h>
 
@@ -21,6 +22,7 @@ void host_group_add(struct host *h, struct tile_op *op, uint32_t rows)
  */
 struct outside {
   struct host_value a, b;
+  struct host_value codes; /* b, where it has codes */
 };
 
 static void prepare_outside(struct host *h, const struct tile_op *op, struct outside *outside)
@@ -33,6 +35,8 @@ static void prepare_outside(struct host *h, const struct tile_op *op, struct out
                                 op->transpose_a ? TILE_LAYOUT_ROW_MAJOR : TILE_LAYOUT_PANEL);
   if (dot_is_product(h, op))
     outside->b = dot_pack_second(h, op, &outside->b);
+  else if (dot_int8_is_product(h, op))
+    outside->codes = dot_int8_pack(h, op, &outside->b);
 }
 
 /* Row-major matrices that the op reads as panels: a converted copy stands for the value, marked in
@@ -83,7 +87,7 @@ static void emit_op(struct panel_loop *g, struct tile_op *op, const struct outsi
   switch ((int)op->kind) {
   case TILE_PRODUCT:
     run_close(g);
-    group_product(g, op, &outside->a, &outside->b);
+    group_product(g, op, &outside->a, &outside->b, &outside->codes);
     panel_release_dead(g, op, number);
     return;
   case TILE_CONTRACT:

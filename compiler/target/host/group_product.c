@@ -1,5 +1,6 @@
 /* Products and contractions of the panel at hand. */
 #include "compiler/target/host/dot_bf16.h"
+#include "compiler/target/host/dot_int8.h"
 
 /* scale_rows whose only use is as this product's accumulator is done as the accumulator is loaded.
  */
@@ -76,8 +77,31 @@ static const struct host_range *inner_range(struct host *h, const struct host_ra
   return both;
 }
 
+/* The product of digits, but where these cannot stand for the panel's rows. */
+static void digits_or_numbers(struct panel_loop *g, const struct tile_op *op,
+                              const struct host_operands *numbers, const struct host_value *codes)
+{
+  struct host *h = g->h;
+  struct host_operands digits = *numbers;
+  struct host_range quads;
+  digits.digits = true;
+  digits.a = dot_int8_split(g, op, numbers->a, numbers->inner);
+  digits.b = codes;
+  if (numbers->inner != NULL) {
+    quads = dot_int8_quads_of(h, numbers->inner);
+    digits.inner = &quads;
+  }
+  struct emit_branch branch;
+  emit_if(&h->e, &branch, dot_int8_fits(h, digits.a));
+  host_product(h, op, &digits);
+  emit_else(&h->e, &branch);
+  host_product(h, op, numbers);
+  emit_end_if(&h->e, &branch);
+}
+
 void group_product(struct panel_loop *g, const struct tile_op *op,
-                   const struct host_value *a_outside, const struct host_value *b)
+                   const struct host_value *a_outside, const struct host_value *b,
+                   const struct host_value *codes)
 {
   struct host *h = g->h;
   struct emit *e = &h->e;
@@ -129,7 +153,10 @@ void group_product(struct panel_loop *g, const struct tile_op *op,
       .accumulate = accumulator != NULL && !splat_zero,
       .columns = panel_range(g, result),
       .inner = inner};
-  host_product(h, op, &operands);
+  if (codes->base != NULL && (!op->transpose_b || inner == NULL))
+    digits_or_numbers(g, op, &operands, codes);
+  else
+    host_product(h, op, &operands);
   load_rows(g, result);
 }
 

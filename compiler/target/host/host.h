@@ -14,13 +14,20 @@
  * share one loop.
  *
  * Memory. Every buffer has a fixed place in the thread's scratch area.
+ *
+ * Threads. Objects of more than a few hundred instructions are made in two parts (parts.h), side by
+ * side where the process may use two processors and else one after the other, and joined
+ * (object.h); the bytes are the same. The body of a loop for tiles that are masked is a function of
+ * its own (outline.h), so that there is something to divide in a program of one kernel. Texts are
+ * made in one piece.
  */
 #ifndef ATTN_COMPILER_TARGET_HOST_HOST_H
 #define ATTN_COMPILER_TARGET_HOST_HOST_H
 
 #include "compiler/pipeline.h"
 
-/* As compile_emit of pipeline.h, for TARGET_HOST. */
+/* As compile_emit of pipeline.h, for TARGET_HOST. The thread that it may start ends before it
+ * returns, and takes no signals. */
 enum compile_status host_emit(struct arena *arena, struct compiled *compiled,
                               enum compile_form form, char **text, const char **error);
 
@@ -31,8 +38,11 @@ struct host_machine {
   const char *triple, *cpu, *features;
   uint32_t vector_bits;     /* widest that code is made for */
   uint32_t registers;       /* that hold vectors */
-  bool multiplies_and_adds; /* in one instruction */
+  bool multiplies_and_adds; /* in one instruction, as it does what follows */
+  bool converts_halves;     /* f16 to f32 and back */
+  bool rounds;              /* to whole numbers */
   bool dots_bf16;           /* adds products of pairs of bf16 (AVX512_BF16) */
+  bool dots_int8;           /* adds products of four bytes (AVX512_VNNI or AVX_VNNI) */
 };
 struct host_machine host_machine_detect(struct arena *arena);
 

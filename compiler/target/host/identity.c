@@ -1,4 +1,5 @@
 /* What code for this machine depends on, without asking LLVM, which need not be loaded. */
+#include "compiler/schedule/host_tiles.h"
 #include "compiler/target/host/host.h"
 
 #include <llvm/Config/llvm-config.h>
@@ -38,7 +39,7 @@ static const struct leaf {
 };
 enum {
   LEAF_COUNT = sizeof(leaves) / sizeof(*leaves),
-  IDENTITY_SIZE = 64 + LEAF_COUNT * (4 * 9 + 1) + sizeof(wanted_cpu)
+  IDENTITY_SIZE = 96 + LEAF_COUNT * (4 * 9 + 1) + sizeof(wanted_cpu)
 };
 
 static char identity[IDENTITY_SIZE];
@@ -64,6 +65,8 @@ static void identify(void)
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     length += snprintf(identity + length, sizeof(identity) - (size_t)length, " %x", low);
   }
+  length += snprintf(identity + length, sizeof(identity) - (size_t)length, " L2 %zu",
+                     host_second_level_cache());
   if (host_wanted_cpu() != NULL)
     snprintf(identity + length, sizeof(identity) - (size_t)length, " %s", host_wanted_cpu());
 }

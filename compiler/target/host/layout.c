@@ -58,6 +58,10 @@ static void seed_op(struct host *h, const struct tile_op *op)
     settle(h, op->operands[0], TILE_LAYOUT_PANEL, &changed);
     settle(h, op->operands[1], TILE_LAYOUT_ROW_MAJOR, &changed);
     break;
+  case TILE_TRANSPOSE: /* a column that becomes a row need not be cut into panels */
+    if (op->operands[0]->type.columns == 1 && host_info(h, op->operands[0])->users.count == 1)
+      settle(h, op->operands[0], TILE_LAYOUT_ROW_MAJOR, &changed);
+    break;
   case TILE_SCAN:
   case TILE_TRIANGULAR_SOLVE:
     for (uint32_t k = 0; k < op->operand_count; k++)

@@ -1,4 +1,5 @@
 /* Walks a kernel's regions: control flow, scalars, and who goes into a group. */
+#include "compiler/emit/outline.h"
 #include "compiler/target/host/few.h"
 
 #include <assert.h>
@@ -268,6 +269,7 @@ static LLVMValueRef extra_operand(void *user, uint32_t index)
 
 static void lower_for_segments(struct host *h, const struct tile_op *op)
 {
+  enum { PART_WORTH = 300 }; /* instructions of a body that may become a function */
   struct emit *e = &h->e;
   struct carried carried = carried_new(h, op);
   uint32_t first_carried = 2 * op->segment_count + op->extra_count;
@@ -335,6 +337,8 @@ static void lower_for_segments(struct host *h, const struct tile_op *op)
       emit_else(e, &branch);
   }
   emit_end_if(e, &branch);
+  /* Masks make the rarer body the longer one. */
+  emit_outline(e, "attnc.masked_tile", branch.otherwise, branch.exit, PART_WORTH);
   LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
   carried_finish(h, op, &carried);
@@ -629,6 +633,28 @@ static void lower_task_count(struct host *h)
     break;
   }
   LLVMBuildRet(e->builder, count);
+}
+
+LLVMValueRef host_function_begin(struct host *h, struct host_outer *outer, const char *name,
+                                 LLVMTypeRef type)
+{
+  struct emit *e = &h->e;
+  *outer = (struct host_outer){e->function, e->entry, LLVMGetInsertBlock(e->builder)};
+  /* With a dot: no kernel has such a name. */
+  emit_function(e, arena_format(h->arena, "attnc.%s", name), type, false);
+  unsigned noinline = LLVMGetEnumAttributeKindForName("noinline", 8);
+  LLVMAddAttributeAtIndex(e->function, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
+                          LLVMCreateEnumAttribute(e->context, noinline, 0));
+  return e->function;
+}
+
+void host_function_end(struct host *h, const struct host_outer *outer)
+{
+  struct emit *e = &h->e;
+  LLVMBuildRetVoid(e->builder);
+  e->function = outer->function;
+  e->entry = outer->entry;
+  LLVMPositionBuilderAtEnd(e->builder, outer->block);
 }
 
 void host_lower_kernel(struct host *h, struct compiled_kernel *kernel)

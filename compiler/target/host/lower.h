@@ -54,6 +54,7 @@ struct host_limit {
 };
 
 struct host_product;
+struct host_transfer;
 
 struct host {
   struct emit e;
@@ -67,6 +68,7 @@ struct host {
   uint32_t registers;        /* vector registers of the machine */
   uint32_t widest_lanes;     /* f32 elements of its widest vector, or schedule.lanes */
   bool dots_bf16;            /* the machine adds products of pairs of bf16 */
+  bool dots_int8;            /* the machine adds products of four bytes */
   struct host_info *info;    /* by value id */
   struct host_value *values; /* by value id */
   LLVMValueRef scratch;
@@ -80,12 +82,21 @@ struct host {
   uint32_t zero_bytes;
   LLVMValueRef fault_function;
   VECTOR(struct host_product) products;
+  VECTOR(struct host_transfer) transfers; /* transfer.c */
+  VECTOR(struct host_turn) turns;
+};
+
+/* A function that transposes squares of such elements (transfer.c). */
+struct host_turn {
+  LLVMTypeRef element, type;
+  LLVMValueRef function;
 };
 
 /* A product function that was emitted already, by its shape. */
 struct host_product {
   uint32_t inner, columns;
   bool pairs; /* of bf16 (dot_bf16.h), which `inner` counts */
+  bool codes; /* digits by codes (dot_int8.h), whose quads `inner` counts */
   bool panel_a, transpose_b;
   enum { HOST_PRODUCT_FRESH, HOST_PRODUCT_ADD, HOST_PRODUCT_SCALE_ADD } mode;
   enum { HOST_PRODUCT_WHOLE, HOST_PRODUCT_INNER, HOST_PRODUCT_COLUMNS } range;
@@ -149,6 +160,10 @@ void host_load(struct host *h, const struct tile_op *op);
 void host_load_panel(struct host *h, const struct tile_op *op, LLVMValueRef panel);
 void host_store(struct host *h, const struct tile_op *op, LLVMValueRef panel);
 
+/* transfer.c: of as many vectors as each has lanes, element k of vectors[i] becomes element i of
+ * vectors[k] */
+void host_turn(struct host *h, LLVMValueRef *vectors);
+
 /* product.c: c (a panel's buffer) = or += a * b */
 struct host_operands {
   LLVMValueRef a, a_stride; /* stride: NULL where `a` is a panel */
@@ -156,8 +171,9 @@ struct host_operands {
   LLVMValueRef c;
   const LLVMValueRef *factor; /* of the rows of c; NULL */
   bool accumulate;
+  bool digits; /* a and b are packed as dot_int8.h has them */
   /* What is to be computed: columns of c, multiples of HOST_RANGE; columns of a, or pairs of them,
-   * that are summed over. NULL for all. */
+   * or quads, that are summed over. NULL for all. */
   const struct host_range *columns, *inner;
 };
 void host_product(struct host *h, const struct tile_op *op, const struct host_operands *operands);
@@ -203,6 +219,15 @@ bool host_is_pending(struct host *h, const struct tile_value *value);
 
 /* lower.c */
 void host_lower_kernel(struct host *h, struct compiled_kernel *kernel);
+/* Another function of the module, in the middle of the one at hand, which `outer` keeps. It is not
+ * inlined, and nothing but its parameters may be used in it. */
+struct host_outer {
+  LLVMValueRef function;
+  LLVMBasicBlockRef entry, block;
+};
+LLVMValueRef host_function_begin(struct host *h, struct host_outer *outer, const char *name,
+                                 LLVMTypeRef type);
+void host_function_end(struct host *h, const struct host_outer *outer); /* returns nothing */
 /* What a scalar is where the loop whose region is `region` has that index. */
 LLVMValueRef host_scalar_at(struct host *h, const struct tile_value *value,
                             const struct tile_region *region, LLVMValueRef index);

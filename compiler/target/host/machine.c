@@ -11,9 +11,9 @@ static const struct level {
   const char *cpu, *features;
 } levels[] = {
     {"x86-64", ""},
-    {"x86-64-v2", ""},
-    {"x86-64-v3", "+avx2,+fma,+f16c"},
-    {"x86-64-v4", "+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512dq,+avx512vl"},
+    {"x86-64-v2", "+sse4.1"},
+    {"x86-64-v3", "+sse4.1,+avx2,+fma,+f16c"},
+    {"x86-64-v4", "+sse4.1,+avx2,+fma,+f16c,+avx512f,+avx512bw,+avx512dq,+avx512vl"},
 };
 
 static bool has_feature(const char *features, const char *name)
@@ -83,9 +83,14 @@ struct host_machine host_machine_detect(struct arena *arena)
     machine.vector_bits = 512;
   machine.registers =
       machine.vector_bits == 512 || has_feature(machine.features, "+neon") ? 32 : 16;
-  machine.multiplies_and_adds =
-      strncmp(machine.triple, "x86_64", 6) != 0 || has_feature(machine.features, "+fma");
+  const bool other = strncmp(machine.triple, "x86_64", 6) != 0;
+  machine.multiplies_and_adds = other || has_feature(machine.features, "+fma");
+  machine.converts_halves = other || has_feature(machine.features, "+f16c");
+  machine.rounds = other || has_feature(machine.features, "+sse4.1");
   machine.dots_bf16 = machine.vector_bits == 512 && has_feature(machine.features, "+avx512bf16");
+  machine.dots_int8 =
+      (machine.vector_bits == 512 && has_feature(machine.features, "+avx512vnni")) ||
+      (machine.vector_bits == 256 && has_feature(machine.features, "+avxvnni"));
   return machine;
 }
 

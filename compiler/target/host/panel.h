@@ -85,8 +85,10 @@ void run_vector_op(struct panel_loop *g, const struct tile_op *op);
 /* ---- group_product.c ---- */
 /* Whether a product does this scale_rows as it loads its accumulator. */
 bool group_is_folded(struct host *h, const struct tile_op *op);
+/* `b`: the second operand, `codes`: that as dot_int8_pack has it, or without a base. */
 void group_product(struct panel_loop *g, const struct tile_op *op,
-                   const struct host_value *a_outside, const struct host_value *b);
+                   const struct host_value *a_outside, const struct host_value *b,
+                   const struct host_value *codes);
 void group_contract(struct panel_loop *g, const struct tile_op *op, const struct host_value *b);
 
 #endif

@@ -4,6 +4,7 @@
  * the inner loop loads the row vectors of a once and broadcasts an element of b for each column.
  */
 #include "compiler/target/host/dot_bf16.h"
+#include "compiler/target/host/dot_int8.h"
 
 #include <string.h>
 
@@ -17,9 +18,19 @@ struct tile_function {
   LLVMValueRef factor[HOST_MAX_ROW_VECTORS];
 };
 
-static LLVMValueRef a_vector(struct tile_function *f, LLVMValueRef k, uint32_t v)
+/* Sums that each element of a register tile has. */
+static uint32_t digits_of(const struct tile_function *f)
+{
+  return f->shape->codes ? DOT_DIGITS : 1;
+}
+
+static LLVMValueRef a_vector(struct tile_function *f, LLVMValueRef k, uint32_t v, uint32_t digit)
 {
   struct emit *e = &f->h->e;
+  if (f->shape->codes) {
+    k = LLVMBuildMul(e->builder, k, emit_i64(e, DOT_DIGITS), "");
+    k = LLVMBuildAdd(e->builder, k, emit_i64(e, DOT_HEAD + digit), "");
+  }
   LLVMValueRef stride = f->shape->panel_a ? emit_i64(e, f->h->panel_rows) : f->a_stride;
   LLVMValueRef offset = LLVMBuildMul(e->builder, k, stride, "");
   offset = LLVMBuildAdd(e->builder, offset, emit_i64(e, (int64_t)v * e->lanes), "");
@@ -32,17 +43,20 @@ static void step(struct tile_function *f, LLVMValueRef k, uint32_t width,
                  const LLVMValueRef *starts, LLVMValueRef *sums)
 {
   struct emit *e = &f->h->e;
-  uint32_t vectors = f->h->schedule.row_vectors;
-  LLVMValueRef a[HOST_MAX_ROW_VECTORS];
-  for (uint32_t v = 0; v < vectors; v++)
-    a[v] = a_vector(f, k, v);
+  uint32_t digits = digits_of(f), vectors = f->h->schedule.row_vectors;
+  LLVMValueRef a[HOST_MAX_ROW_VECTORS * DOT_DIGITS];
+  for (uint32_t n = 0; n < vectors * digits; n++)
+    a[n] = a_vector(f, k, n / digits, n % digits);
   LLVMValueRef row = f->shape->transpose_b ? k : LLVMBuildMul(e->builder, k, f->b_stride, "");
   for (uint32_t w = 0; w < width; w++) {
     LLVMValueRef b =
         emit_broadcast(e, emit_load(e, e->f32, emit_address(e, e->f32, starts[w], row), 4));
-    for (uint32_t v = 0; v < vectors; v++)
-      sums[w * vectors + v] = f->shape->pairs ? dot_add(f->h, a[v], b, sums[w * vectors + v])
-                                              : emit_fma(e, a[v], b, sums[w * vectors + v]);
+    for (uint32_t n = 0; n < vectors * digits; n++) {
+      LLVMValueRef *sum = &sums[w * vectors * digits + n];
+      *sum = f->shape->codes   ? dot_int8_add(f->h, a[n], b, *sum)
+             : f->shape->pairs ? dot_add(f->h, a[n], b, *sum)
+                               : emit_fma(e, a[n], b, *sum);
+    }
   }
 }
 
@@ -60,7 +74,7 @@ static void inner_loop(struct tile_function *f, LLVMValueRef first, LLVMValueRef
                        LLVMValueRef *sums)
 {
   struct emit *e = &f->h->e;
-  uint32_t count = width * f->h->schedule.row_vectors;
+  uint32_t count = width * f->h->schedule.row_vectors * digits_of(f);
   struct emit_loop loop;
   emit_loop_begin(e, &loop, first, end, unroll, sums, count);
   memcpy(sums, loop.carried, count * sizeof(*sums));
@@ -70,11 +84,37 @@ static void inner_loop(struct tile_function *f, LLVMValueRef first, LLVMValueRef
   memcpy(sums, loop.result, count * sizeof(*sums));
 }
 
+/* What is added to: zero, or what c holds, scaled where that is asked for. */
+static LLVMValueRef start_value(struct tile_function *f, LLVMValueRef n, uint32_t w, uint32_t v)
+{
+  struct emit *e = &f->h->e;
+  LLVMTypeRef type = emit_vector_type(e, e->f32);
+  if (f->shape->mode == HOST_PRODUCT_FRESH)
+    return LLVMConstNull(type);
+  LLVMValueRef sum = emit_load(e, type, c_address(f, n, w, v), 32);
+  if (f->shape->mode == HOST_PRODUCT_SCALE_ADD)
+    sum = LLVMBuildFMul(e->builder, sum, f->factor[v], "");
+  return sum;
+}
+
+/* What the sums of digits mean, added to what c holds. */
+static LLVMValueRef joined(struct tile_function *f, LLVMValueRef n, uint32_t w, uint32_t v,
+                           LLVMValueRef row, const LLVMValueRef *sums)
+{
+  struct emit *e = &f->h->e;
+  LLVMValueRef codes = NULL;
+  if (f->shape->transpose_b)
+    codes = emit_load(e, e->f32, emit_address(e, e->f32, row, emit_i64(e, f->shape->inner)), 4);
+  LLVMValueRef sum = dot_int8_join(f->h, f->a, v, sums, codes);
+  if (f->shape->mode == HOST_PRODUCT_FRESH)
+    return sum;
+  return LLVMBuildFAdd(e->builder, sum, start_value(f, n, w, v), "");
+}
+
 static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t width)
 {
   struct emit *e = &f->h->e;
-  uint32_t vectors = f->h->schedule.row_vectors;
-  LLVMTypeRef type = emit_vector_type(e, e->f32);
+  uint32_t digits = digits_of(f), vectors = f->h->schedule.row_vectors;
   LLVMValueRef sums[EMIT_MAX_CARRIED];
   LLVMValueRef starts[HOST_MAX_COLUMN_REGISTERS];
   for (uint32_t w = 0; w < width; w++) {
@@ -82,15 +122,9 @@ static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t widt
     LLVMValueRef offset =
         f->shape->transpose_b ? LLVMBuildMul(e->builder, column, f->b_stride, "") : column;
     starts[w] = emit_address(e, e->f32, f->b, offset);
-    for (uint32_t v = 0; v < vectors; v++) {
-      LLVMValueRef *sum = &sums[w * vectors + v];
-      *sum = LLVMConstNull(type);
-      if (f->shape->mode == HOST_PRODUCT_FRESH)
-        continue;
-      *sum = emit_load(e, type, c_address(f, n, w, v), 32);
-      if (f->shape->mode == HOST_PRODUCT_SCALE_ADD)
-        *sum = LLVMBuildFMul(e->builder, *sum, f->factor[v], "");
-    }
+    for (uint32_t k = 0; k < vectors * digits; k++)
+      sums[w * vectors * digits + k] =
+          f->shape->codes ? LLVMConstNull(emit_vector_type(e, e->i32)) : start_value(f, n, w, k);
   }
   bool part = f->shape->range == HOST_PRODUCT_INNER;
   LLVMValueRef first = part ? f->first : emit_i64(e, 0);
@@ -99,10 +133,25 @@ static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t widt
   length = LLVMBuildAnd(e->builder, length, emit_i64(e, -UNROLL), "");
   LLVMValueRef rest = LLVMBuildAdd(e->builder, first, length, "");
   inner_loop(f, first, rest, UNROLL, width, starts, sums);
-  inner_loop(f, rest, end, 1, width, starts, sums);
+  if (part || f->shape->inner % UNROLL != 0)
+    inner_loop(f, rest, end, 1, width, starts, sums);
   for (uint32_t w = 0; w < width; w++)
-    for (uint32_t v = 0; v < vectors; v++)
-      emit_store(e, sums[w * vectors + v], c_address(f, n, w, v), 32);
+    for (uint32_t v = 0; v < vectors; v++) {
+      const LLVMValueRef *own = &sums[(w * vectors + v) * digits];
+      emit_store(e, f->shape->codes ? joined(f, n, w, v, starts[w], own) : *own,
+                 c_address(f, n, w, v), 32);
+    }
+}
+
+/* Columns of a register tile: sums of digits take as many registers as there are digits. */
+static uint32_t widest_tile(const struct tile_function *f)
+{
+  uint32_t own = f->h->schedule.row_vectors * digits_of(f),
+           columns = f->h->schedule.column_registers;
+  uint32_t room = (f->h->registers - 1) / own - 1; /* besides the vectors of a and one of b */
+  if (!f->shape->codes || columns <= room)
+    return columns;
+  return room == 0 ? 1 : room;
 }
 
 /* Columns are divided evenly among tiles, so that the last is not a thin one that could not hide
@@ -110,7 +159,7 @@ static void register_tile(struct tile_function *f, LLVMValueRef n, uint32_t widt
 static void all_columns(struct tile_function *f)
 {
   struct emit *e = &f->h->e;
-  uint32_t widest = f->h->schedule.column_registers, columns = f->shape->columns;
+  uint32_t widest = widest_tile(f), columns = f->shape->columns;
   uint32_t tiles = (columns + widest - 1) / widest;
   uint32_t narrow = columns / tiles;
   uint32_t wide_tiles = columns % tiles; /* of narrow + 1 columns */
@@ -130,7 +179,7 @@ static void all_columns(struct tile_function *f)
 static void some_columns(struct tile_function *f)
 {
   struct emit *e = &f->h->e;
-  uint32_t width = f->h->schedule.column_registers;
+  uint32_t width = widest_tile(f);
   LLVMValueRef last = LLVMBuildSub(e->builder, f->end, emit_i64(e, width), "");
   struct emit_loop loop;
   emit_loop_begin(e, &loop, f->first, f->end, width, NULL, 0);
@@ -142,9 +191,6 @@ static void some_columns(struct tile_function *f)
 static void emit_product_function(struct host *h, struct host_product *shape)
 {
   struct emit *e = &h->e;
-  LLVMValueRef outer = e->function;
-  LLVMBasicBlockRef outer_entry = e->entry;
-  LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder);
   uint32_t vectors = h->schedule.row_vectors;
   bool ranged = shape->range != HOST_PRODUCT_WHOLE;
   LLVMTypeRef parameters[7 + HOST_MAX_ROW_VECTORS] = {e->pointer, e->i64, e->pointer, e->i64,
@@ -154,11 +200,8 @@ static void emit_product_function(struct host *h, struct host_product *shape)
     parameters[fixed + v] = emit_vector_type(e, e->f32);
   unsigned count = shape->mode == HOST_PRODUCT_SCALE_ADD ? fixed + vectors : fixed;
   shape->type = LLVMFunctionType(e->none, parameters, count, false);
-  emit_function(e, "product", shape->type, false);
-  shape->function = e->function;
-  unsigned noinline = LLVMGetEnumAttributeKindForName("noinline", 8);
-  LLVMAddAttributeAtIndex(e->function, (LLVMAttributeIndex)LLVMAttributeFunctionIndex,
-                          LLVMCreateEnumAttribute(e->context, noinline, 0));
+  struct host_outer outer;
+  shape->function = host_function_begin(h, &outer, "product", shape->type);
   struct tile_function f = {.h = h, .shape = shape};
   f.a = LLVMGetParam(e->function, 0);
   f.a_stride = LLVMGetParam(e->function, 1);
@@ -175,10 +218,7 @@ static void emit_product_function(struct host *h, struct host_product *shape)
     some_columns(&f);
   else
     all_columns(&f);
-  LLVMBuildRetVoid(e->builder);
-  e->function = outer;
-  e->entry = outer_entry;
-  LLVMPositionBuilderAtEnd(e->builder, here);
+  host_function_end(h, &outer);
 }
 
 static const struct host_product *product_function(struct host *h, struct host_product wanted)
@@ -187,7 +227,8 @@ static const struct host_product *product_function(struct host *h, struct host_p
     const struct host_product *made = &h->products.items[k];
     if (made->inner == wanted.inner && made->columns == wanted.columns &&
         made->panel_a == wanted.panel_a && made->transpose_b == wanted.transpose_b &&
-        made->pairs == wanted.pairs && made->mode == wanted.mode && made->range == wanted.range)
+        made->pairs == wanted.pairs && made->codes == wanted.codes && made->mode == wanted.mode &&
+        made->range == wanted.range)
       return made;
   }
   emit_product_function(h, &wanted);
@@ -208,10 +249,13 @@ void host_product(struct host *h, const struct tile_op *op, const struct host_op
   struct host_product wanted = {.inner = op->transpose_a ? a_type.rows : a_type.columns,
                                 .columns = op->results[0]->type.columns,
                                 .panel_a = x->a_stride == NULL,
-                                .pairs = dot_is_product(h, op),
+                                .pairs = !x->digits && dot_is_product(h, op),
+                                .codes = x->digits,
                                 .transpose_b = op->transpose_b};
   if (wanted.pairs)
     wanted.inner = (wanted.inner + 1) / 2;
+  else if (wanted.codes)
+    wanted.inner = (wanted.inner + DOT_QUAD - 1) / DOT_QUAD;
   wanted.mode = !x->accumulate      ? HOST_PRODUCT_FRESH
                 : x->factor == NULL ? HOST_PRODUCT_ADD
                                     : HOST_PRODUCT_SCALE_ADD;
@@ -222,9 +266,11 @@ void host_product(struct host *h, const struct tile_op *op, const struct host_op
   if (x->inner != NULL || (!op->transpose_a && !op->transpose_b))
     wanted.range = HOST_PRODUCT_INNER;
   /* Columns that are added to cannot be covered twice. */
-  if (wanted.range == HOST_PRODUCT_WHOLE && x->columns != NULL && !x->accumulate) {
+  else if (!x->accumulate && host_product_has_ranges(h, wanted.columns)) {
     wanted.range = HOST_PRODUCT_COLUMNS;
-    range = *x->columns;
+    range = (struct host_range){emit_i64(e, 0), emit_i64(e, wanted.columns)};
+    if (x->columns != NULL)
+      range = *x->columns;
   }
   const struct host_product *function = product_function(h, wanted);
   LLVMValueRef args[7 + HOST_MAX_ROW_VECTORS] = {

@@ -1,6 +1,8 @@
 /* One kernel: the block's place in the grid, scalars, and the walk over regions. */
 #include "compiler/target/nvptx/lower.h"
 
+#include "compiler/schedule/budget.h"
+
 #include <assert.h>
 
 static LLVMValueRef scalar_operand(void *user, uint32_t index)
@@ -156,6 +158,30 @@ static void find_thread(struct gpu *g)
   g->lane_column = LLVMBuildShl(e->builder, quad, emit_i32(e, 1), "");
 }
 
+static bool has_contract(const struct tile_region *region)
+{
+  bool has = false;
+  for (const struct tile_op *op = region->first; op != NULL && !has; op = op->next) {
+    has = op->kind == TILE_CONTRACT;
+    for (uint32_t k = 0; k < op->region_count && !has; k++)
+      has = has_contract(op->regions[k]);
+  }
+  return has;
+}
+
+/* The blocks that a multiprocessor has registers for at once, or 0 where ptxas may choose. It
+ * trades a few spills for one block more, which the many sums of a contract, read and written for
+ * every term, do not pay for. */
+static uint32_t blocks_at_once(const struct gpu *g)
+{
+  enum { REGISTERS = 1 << 16 }; /* of a multiprocessor, in every compute capability from 8.0 on */
+  if (!has_contract(g->kernel->body))
+    return 0;
+  const uint32_t wanted = budget_of_kernel(g->arena, g->kernel, &g->schedule).registers;
+  const uint32_t blocks = REGISTERS / (gpu_threads(g) * wanted);
+  return blocks > 0 ? blocks : 1;
+}
+
 enum { DEFAULT_WARPS = 4 };
 
 const char *nvptx_lower_kernel(struct emit *e, struct arena *arena, const struct compiled *compiled,
@@ -178,8 +204,8 @@ const char *nvptx_lower_kernel(struct emit *e, struct arena *arena, const struct
   g->values = ARENA_ARRAY(arena, struct gpu_value, g->kernel->value_count);
   g->where = residence_new(arena, g->kernel, s);
   kernel->threads = warps * EMIT_WARP;
-  LLVMValueRef slots =
-      emit_gpu_kernel(e, g->kernel->name, tile_slot_count(g->kernel), kernel->threads);
+  LLVMValueRef slots = emit_gpu_kernel(e, g->kernel->name, tile_slot_count(g->kernel),
+                                       kernel->threads, blocks_at_once(g));
   emit_slots_init(e, &g->slots, g->kernel, slots);
   emit_expression_init(&g->expression, e, &g->slots, g->program->pool);
   find_thread(g);
