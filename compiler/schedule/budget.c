@@ -4,7 +4,7 @@
 
 /* Besides tiles, as ptxas has it: kernels with less room have spilled. */
 enum {
-  OTHER_REGISTERS = 48,  /* indices, addresses */
+  OTHER_REGISTERS = 61,  /* indices, addresses */
   PRODUCT_REGISTERS = 40 /* and what a product has in flight */
 };
 
@@ -327,34 +327,44 @@ static bool is_long(const struct expr *e, uint32_t height)
   return false;
 }
 
-/* Products of f32 beside the op. */
+/* Products of f32 from that op on. */
 static uint32_t float_products(const struct tile_op *op)
 {
   uint32_t count = 0;
-  for (const struct tile_op *k = op->parent->first; k != NULL; k = k->next)
+  for (const struct tile_op *k = op; k != NULL; k = k->next)
     count += k->kind == TILE_PRODUCT && k->operands[0]->type.element == TILE_F32;
   return count;
 }
 
 /* A product of f32 splits its operands and has sums of its own, and others than one for scores and
- * one for values overlap with it. Elements of a long formula are computed several at a time, beside
- * such a product. */
+ * one for values overlap with it. Elements of a long formula, or those made of codes, are computed
+ * several at a time, while such a product begins. */
 static uint32_t formula_registers(const struct estimate *s, const struct tile_op *op)
 {
   enum {
-    FLOAT_ROWS = 48, /* of 16 rows: 4 blocks of sums, and one of the first operand in parts */
-    BESIDE = FLOAT_ROWS / 2,
-    LONG = 5 /* operations on top of each other */
+    FLOAT_ROWS = 35, /* of 16 rows: 4 blocks of sums, and part of the first operand in parts */
+    OVERLAP = 24,    /* of one product with another */
+    BESIDE = 48,     /* of one with a formula */
+    CODES = 40,      /* words of codes, their scales, and elements made of them */
+    LONG = 5         /* operations on top of each other */
   };
   const struct tile_type type = op->result_count > 0 ? op->results[0]->type : (struct tile_type){0};
   const uint32_t row_blocks = residence_row_blocks(s->where, type.rows);
-  const uint32_t floats = type.rows > 1 && type.columns > 1 ? float_products(op) : 0;
-  if (op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32)
-    return (FLOAT_ROWS + (floats > 2 ? (floats - 2) * BESIDE : 0)) * row_blocks;
-  if (op->kind != TILE_MAP || type.rows == 1 || type.columns == 1 || !is_long(op->expr, LONG))
+  if (op->kind == TILE_PRODUCT && op->operands[0]->type.element == TILE_F32) {
+    const uint32_t floats =
+        type.rows > 1 && type.columns > 1 ? float_products(op->parent->first) : 0;
+    return (FLOAT_ROWS + (floats > 2 ? (floats - 2) * OVERLAP : 0)) * row_blocks;
+  }
+  if (op->kind != TILE_MAP || type.rows == 1 || type.columns == 1)
+    return 0;
+  const uint32_t beside = float_products(op) > 0 ? BESIDE : 0;
+  for (uint32_t k = 0; k < op->operand_count; k++)
+    if (residence_has_codes(s->where, op->operands[k]))
+      return CODES + beside;
+  if (!is_long(op->expr, LONG))
     return 0;
   const uint32_t elements = 4 * row_blocks * residence_column_blocks(s->where, type.columns);
-  return (elements < 64 ? 32 + elements / 2 : 64) + (floats > 0 ? BESIDE : 0);
+  return (elements < 64 ? 32 + elements / 2 : 64) + beside;
 }
 
 /* The most that values of this region and of those in it take at once. */

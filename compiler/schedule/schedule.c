@@ -1,5 +1,6 @@
 #include "compiler/schedule/schedule.h"
 
+#include "compiler/schedule/host_tiles.h"
 #include "compiler/tile/text.h"
 
 enum {
@@ -89,6 +90,8 @@ struct schedule schedule_choose(const struct spec *spec, const struct compile_op
   chosen.rows = at_most(either(wanted->rows, found->rows), TILE_MAX_SIDE);
   chosen.tasks = either(wanted->tasks, found->tasks);
   chosen.part = either(wanted->part, found->part);
+  if (options->target == TARGET_HOST && !decode)
+    host_fit_tile(&chosen, wanted, spec->dim_qk + spec->dim_v, host_second_level_cache());
   return chosen;
 }
 
@@ -153,6 +156,11 @@ bool schedule_reduce(struct schedule *schedule, const struct compile_options *op
     schedule->stages = 1;
     return true;
   }
+  /* Somewhat shorter tiles of keys cost less than warps that have fewer rows each. */
+  enum { LITTLE = 12 };
+  const bool little = found->shared <= shared && found->registers <= BUDGET_REGISTERS + LITTLE;
+  if (little && fewer_columns(schedule, wanted, 48))
+    return true;
   if (found->registers > BUDGET_REGISTERS && more_warps(schedule, wanted, WARPS_WORTH))
     return true;
   return fewer_columns(schedule, wanted, 32) || fewer_rows(schedule, wanted) ||

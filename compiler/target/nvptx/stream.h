@@ -17,6 +17,7 @@ struct gpu_loop {
   uint32_t count, stages;
   uint32_t arrived;            /* of the region being lowered */
   LLVMValueRef position, full; /* i64, i1: of the tile at hand */
+  LLVMValueRef tile;           /* i32: its number; NULL of a `for` */
   LLVMValueRef slot;           /* i32: of its buffers; NULL with one stage */
   LLVMValueRef end;            /* i64: of the positions of a `for`; NULL of for_segments */
   /* Stack variables. What follows from them is computed where it is needed: all that a loop keeps
