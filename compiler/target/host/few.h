@@ -7,7 +7,7 @@
  *
  * Products (few_product.c) read their second operand once, in the order in which it lies in memory,
  * and hold all rows of the first against it. Decoding moves more bytes than it computes, so that
- * operand is not copied: a loaded tile is a view (few_operand.c), a table of the addresses of its
+ * operand is not copied: a loaded tile is a view (few_view.c), a table of the addresses of its
  * rows, whose elements are converted as the product reads them; and an elementwise op on it, such
  * as code * scale, is done there as well.
  *

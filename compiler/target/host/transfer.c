@@ -231,7 +231,8 @@ static void move_squares(struct mover *f, LLVMValueRef end)
   emit_loop_end(e, &columns, NULL);
 }
 
-/* function(addresses, live, column_stride, tile, columns, width) */
+/* function(addresses, live, column_stride, tile, columns, width). Addresses of rows that are not
+ * live are whatever was there; nothing is read from them. */
 static void load_lanes(struct mover *f)
 {
   struct emit *e = &f->h->e;
