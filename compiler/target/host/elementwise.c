@@ -48,19 +48,33 @@ LLVMValueRef host_reduce_start(struct host *h, const struct tile_op *op, bool ve
   return vector ? emit_broadcast(e, start) : start;
 }
 
-/* In a fixed order, halves first, so that the result does not depend on the compiler's mood. */
+/* `count` lanes from `first` on. */
+static LLVMValueRef some_lanes(struct emit *e, LLVMValueRef vector, unsigned first, unsigned count)
+{
+  LLVMValueRef order[64];
+  for (unsigned k = 0; k < count; k++)
+    order[k] = emit_i32(e, (int32_t)(first + k));
+  return LLVMBuildShuffleVector(e->builder, vector, LLVMGetPoison(LLVMTypeOf(vector)),
+                                LLVMConstVector(order, count), "");
+}
+
+/* In a fixed order, halves first, so that the result does not depend on the compiler's mood.
+ * Vectors get shorter on the way: with lanes moved in whole ones LLVM 22 took lanes 0 and 1 for 2
+ * and 3 where a reduction of i32 stood beside one of i1 on AVX-512, both with the same constant
+ * order. */
 LLVMValueRef host_reduce_lanes(struct host *h, enum tile_reduction reduction, LLVMValueRef vector)
 {
   struct emit *e = &h->e;
-  for (unsigned width = e->lanes / 2; width >= 1; width /= 2) {
-    LLVMValueRef order[64];
-    for (unsigned k = 0; k < e->lanes; k++)
-      order[k] = emit_i32(e, (int32_t)(k < width ? k + width : k));
-    LLVMValueRef moved =
-        LLVMBuildShuffleVector(e->builder, vector, LLVMGetPoison(LLVMTypeOf(vector)),
-                               LLVMConstVector(order, e->lanes), "");
-    vector = host_reduce_step(h, reduction, vector, moved);
+  if (reduction == TILE_REDUCE_ANY || reduction == TILE_REDUCE_ALL) {
+    LLVMTypeRef mask = LLVMIntTypeInContext(e->context, e->lanes);
+    LLVMValueRef bits = LLVMBuildBitCast(e->builder, vector, mask, "");
+    bool any = reduction == TILE_REDUCE_ANY;
+    return LLVMBuildICmp(e->builder, any ? LLVMIntNE : LLVMIntEQ, bits,
+                         any ? LLVMConstNull(mask) : LLVMConstAllOnes(mask), "");
   }
+  for (unsigned width = e->lanes / 2; width >= 1; width /= 2)
+    vector = host_reduce_step(h, reduction, some_lanes(e, vector, 0, width),
+                              some_lanes(e, vector, width, width));
   return LLVMBuildExtractElement(e->builder, vector, emit_i32(e, 0), "");
 }
 
