@@ -326,7 +326,9 @@ enum compile_status compile_emit(struct arena *arena, struct compiled *compiled,
   if (*error != NULL)
     return COMPILE_FAILED;
   switch (compiled->options.target) {
-  case TARGET_HOST: return host_emit(arena, compiled, form, text, error);
+  case TARGET_HOST:
+    *error = host_schedule_is_wrong(&compiled->options.schedule);
+    return *error != NULL ? COMPILE_FAILED : host_emit(arena, compiled, form, text, error);
   case TARGET_SM_80: return nvptx_emit(arena, compiled, form, text, error);
   }
   *error = "there is no such target";

@@ -178,8 +178,10 @@ void check_output(struct check *check, const struct ast_statement *statement)
     if (of_map && !output_map(check, arguments, argument->span, name.text, &output.map))
       continue;
     if (!has_output(spec->maps[output.map].normalizer, output.kind)) {
-      check_error(check, DIAG_NO_SUCH_OUTPUT, argument->span, "normaliser '%s' has no %s",
-                  normalizer_name(spec->maps[output.map].normalizer), name.text);
+      struct diagnostic *error =
+          check_error(check, DIAG_NO_SUCH_OUTPUT, argument->span, "normaliser '%s' has no %s",
+                      normalizer_name(spec->maps[output.map].normalizer), name.text);
+      diag_help(check->diagnostics, error, "every normaliser has weights and mass");
       continue;
     }
     for (uint32_t n = 0; n < spec->output_count; n++)

@@ -1,6 +1,8 @@
 /* Calls, indices and slices. */
 #include "dsl/check.h"
 
+#include <string.h>
+
 static const struct value error_value = {.kind = VALUE_ERROR};
 
 /* ---- indices ---- */
@@ -11,8 +13,8 @@ static const char *source_text(struct check *check, struct span span)
   return arena_strndup(check->arena, source->text + span.begin, span.end - span.begin);
 }
 
-/* What was written stays in its order; where it is too little, the usual index goes in front of the
- * dimensions that have one. */
+/* What was written stays in its order, but for the position of a query where its row is meant;
+ * where it is too little, the usual index goes in front of the dimensions that have one. */
 const char *check_element(struct check *check, uint32_t number, const struct ast_expr *index)
 {
   static const char *const usual[] = {
@@ -28,8 +30,9 @@ const char *check_element(struct check *check, uint32_t number, const struct ast
     const char *written =
         next < given ? source_text(check, index->index.indices->list.items[next]->span) : NULL;
     bool insert = missing > 0 && kind != DIM_NK && kind != DIM_EXPR;
-    if (written != NULL && (!insert || check_text_is(written, one))) {
-      one = written;
+    bool of_row = written != NULL && kind == DIM_NQ && check_text_is(written, "i");
+    if (written != NULL && (!insert || check_text_is(written, one) || of_row)) {
+      one = of_row ? one : written;
       next++;
     } else if (insert) {
       missing--;
@@ -59,8 +62,14 @@ struct value check_as_vector(struct check *check, struct value value, struct spa
     return value;
   const struct spec_input *input = &check->spec->inputs[value.input];
   if (input->rank != 1) {
-    check_error(check, DIAG_NOT_VECTOR, span, "'%s' has %u dimensions, a vector is needed",
-                input->name, input->rank);
+    struct diagnostic *error =
+        check_error(check, DIAG_NOT_VECTOR, span, "'%s' has %u dimensions, a vector is needed",
+                    input->name, input->rank);
+    const char *element = check_element(check, value.input, NULL);
+    const char *last = strrchr(element, ',');
+    if (last != NULL)
+      diag_help(check->diagnostics, error, "leave out the last index alone: %.*s]",
+                (int)(last - element), element);
     return error_value;
   }
   const struct expr *channel = expr_arg(check->pool, 0, EXPR_INT);

@@ -536,6 +536,16 @@ static const char *instead_of(enum context_kind context, enum builtin builtin)
     return "w is known after the softmax: weight w * ...";
   if (context == CONTEXT_SIMILARITY && builtin == BUILTIN_S)
     return "s is known after the similarity: score s * ...";
+  if (context == CONTEXT_MAP && builtin == BUILTIN_S)
+    return "a map's score is written out: softmax(dot(q, k) * D ** -0.5)";
+  return NULL;
+}
+
+static const char *first_map(const struct check *check)
+{
+  for (size_t k = 0; k < check->symbols.count; k++)
+    if (check->symbols.items[k].kind == SYMBOL_MAP)
+      return check->symbols.items[k].name.text;
   return NULL;
 }
 
@@ -551,7 +561,8 @@ struct value check_name(struct check *check, const struct scope *scope, const st
   }
   const struct context *context = &check_contexts[scope->context];
   enum builtin builtin = check_builtin(name->text);
-  if (builtin < BUILTIN_COUNT && (context->allowed >> builtin & 1) != 0)
+  const char *map = builtin == BUILTIN_W ? first_map(check) : NULL;
+  if (builtin < BUILTIN_COUNT && (context->allowed >> builtin & 1) != 0 && map == NULL)
     return builtin_value(check, builtin);
   struct fn *fn = check_fn(check, scope, name->text);
   if (fn != NULL)
@@ -559,9 +570,12 @@ struct value check_name(struct check *check, const struct scope *scope, const st
   if (builtin < BUILTIN_COUNT) {
     struct diagnostic *error =
         check_error(check, context->constant ? DIAG_NOT_CONSTANT : DIAG_NAME_NOT_HERE, name->span,
-                    "'%s' has no meaning %s", name->text, context->name);
+                    "'%s' has no meaning %s", name->text,
+                    map != NULL ? "where maps are written" : context->name);
     const char *help = instead_of(scope->context, builtin);
-    if (help != NULL)
+    if (map != NULL)
+      diag_help(check->diagnostics, error, "a weight is made of the maps: write %s", map);
+    else if (help != NULL)
       diag_help(check->diagnostics, error, "%s", help);
   } else {
     unknown_name(check, scope, name);

@@ -41,8 +41,13 @@ static void normalizer_options(struct check *check, const struct ast_name *name,
   for (size_t k = skip; k < arguments->list.count; k++) {
     struct ast_argument argument = arguments->list.items[k];
     if (argument.name.text == NULL) {
-      check_error(check, DIAG_ARGUMENT_COUNT, argument.span,
-                  "the options of a normaliser are named");
+      struct diagnostic *error = check_error(check, DIAG_ARGUMENT_COUNT, argument.span,
+                                             "the options of a normaliser are named");
+      diag_help(check->diagnostics, error, "%s",
+                map->normalizer == NORMALIZE_SOFTMAX
+                    ? "write softmax(sink = e) or softmax(plus = 1)"
+                : map->normalizer == NORMALIZE_LINEAR ? "write linear(at_least = e)"
+                                                      : "this one has none");
       return;
     }
     vector_push(check->arena, &rest.list, argument);

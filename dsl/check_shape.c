@@ -69,8 +69,10 @@ static bool default_value(struct check *check, struct spec_param *param, const s
     return false;
   }
   if (e->type == EXPR_FLOAT && param->type != EXPR_FLOAT) {
-    check_error(check, DIAG_TYPE_MISMATCH, ast->span, "'%s' is of type %s, its default is a float",
-                param->name, expr_type_name(param->type));
+    struct diagnostic *error = check_error(check, DIAG_TYPE_MISMATCH, ast->span,
+                                           "'%s' is of type %s, its default is a float",
+                                           param->name, expr_type_name(param->type));
+    diag_help(check->diagnostics, error, "write %s: float", param->name);
     return false;
   }
   if (param->type == EXPR_BOOL && e->type != EXPR_BOOL) {

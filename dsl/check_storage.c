@@ -89,9 +89,15 @@ void check_storage(struct check *check, const struct ast_expr *ast, uint32_t cha
     channels = (uint32_t)some;
   if (is_quantised(storage->type))
     whole_bytes(check, ast->span, storage->type, channels);
-  if (storage->axis == CACHE_AXIS_TOKEN && group > 0 && channels % group != 0)
-    check_error(check, DIAG_BAD_VALUE, slots[GROUP]->span,
-                "groups of %lld do not divide %u channels", (long long)group, channels);
+  if (storage->axis == CACHE_AXIS_TOKEN && group > 0 && channels % group != 0) {
+    struct diagnostic *error =
+        check_error(check, DIAG_BAD_VALUE, slots[GROUP]->span,
+                    "groups of %lld do not divide %u channels", (long long)group, channels);
+    int64_t smaller = group < channels ? group : channels;
+    while (channels % smaller != 0)
+      smaller--;
+    diag_help(check->diagnostics, error, "group = %lld", (long long)smaller);
+  }
   storage->group = (uint32_t)group;
   storage->residual = (uint32_t)residual;
   if (slots[ASYMMETRIC] != NULL) {

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 static const struct {
   const char *text;
@@ -333,10 +334,13 @@ static size_t edit_distance(const char *a, size_t a_length, const char *b, size_
 const char *diag_nearest(const char *name, const char *const *candidates, size_t count)
 {
   size_t length = strlen(name);
-  size_t allowed = (length + 2) / 3;
+  size_t allowed = (length + 1) / 3;
   const char *nearest = NULL;
   if (length > NEAREST_MAX_LENGTH)
     return NULL;
+  for (size_t k = 0; k < count; k++)
+    if (strcasecmp(name, candidates[k]) == 0)
+      return candidates[k];
   for (size_t k = 0; k < count; k++) {
     size_t other = strlen(candidates[k]);
     /* One-letter names are all one edit apart: nothing is learnt from that. */

@@ -70,7 +70,8 @@ char *diagnostics_print(const struct diagnostics *diagnostics, bool color);
 /* As a JSON array of {code, severity, file, line, column, end_line, end_column, message, help}. */
 char *diagnostics_print_json(const struct diagnostics *diagnostics);
 
-/* The nearest candidate within a third of the name's length, or NULL. */
+/* The candidate that differs in capitals alone, else the nearest within a third of the name's
+ * length, or NULL. */
 const char *diag_nearest(const char *name, const char *const *candidates, size_t count);
 
 #endif

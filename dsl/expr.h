@@ -157,6 +157,27 @@ static inline const struct expr *expr_mul(struct expr_pool *p, const struct expr
 {
   return expr_binary(p, EXPR_MUL, a, b);
 }
+static inline const struct expr *expr_min(struct expr_pool *p, const struct expr *a,
+                                          const struct expr *b)
+{
+  return expr_binary(p, EXPR_MIN, a, b);
+}
+static inline const struct expr *expr_max(struct expr_pool *p, const struct expr *a,
+                                          const struct expr *b)
+{
+  return expr_binary(p, EXPR_MAX, a, b);
+}
+static inline const struct expr *expr_quotient(struct expr_pool *p, const struct expr *a,
+                                               const struct expr *b) /* floor(a / b) */
+{
+  return expr_binary(p, EXPR_FLOORDIV, a, b);
+}
+static inline const struct expr *expr_quotient_up(struct expr_pool *p, const struct expr *a,
+                                                  const struct expr *b) /* ceil(a / b), b > 0 */
+{
+  const struct expr *one = expr_convert(p, expr_int(p, 1), b->type);
+  return expr_quotient(p, expr_add(p, a, expr_sub(p, b, one)), b);
+}
 static inline const struct expr *expr_and(struct expr_pool *p, const struct expr *a,
                                           const struct expr *b)
 {

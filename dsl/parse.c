@@ -179,8 +179,20 @@ static const char *remedy(struct parser *parser, const struct token *tokens, siz
   if (at >= 4 && before->kind == TOKEN_RPAREN && tokens[at - 3].kind == TOKEN_LPAREN &&
       tokens[at - 4].kind == TOKEN_NAME)
     return foreign_advice(FOREIGN_COUNT, tokens[at - 4].text, strlen(tokens[at - 4].text));
+  if (found->kind == TOKEN_ASSIGN && before->kind == TOKEN_NAME &&
+      among(expected, expected_count, TOKEN_COLON))
+    return arena_format(parser->arena,
+                        among(expected, expected_count, TOKEN_NAME)
+                            ? "a parameter says its type: %s: int = ..., or float, or bool"
+                            : "a tensor says its type: %s : f32[B, NK]",
+                        before->text);
   if (found->kind == TOKEN_ASSIGN && !among(expected, expected_count, TOKEN_NAME))
     return "equality is written '=='";
+  if (found->kind == TOKEN_EQ && among(expected, expected_count, TOKEN_ASSIGN))
+    return "what is declared follows one '='";
+  if ((found->kind == TOKEN_NAME || found->kind == TOKEN_INT || found->kind == TOKEN_FLOAT) &&
+      among(expected, expected_count, TOKEN_END))
+    return "there is one statement a line; a comma or an operator goes on with the one before";
   return NULL;
 }
 

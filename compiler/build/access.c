@@ -15,16 +15,6 @@ static const struct expr *integer(const struct build *b, int64_t value)
   return expr_int(b->pool, value);
 }
 
-static const struct expr *least(const struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MIN, x, y);
-}
-
-static const struct expr *largest(const struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MAX, x, y);
-}
-
 static const struct expr *read_as(struct build *b, uint32_t n, enum expr_type type,
                                   const struct expr *const *indices)
 {
@@ -54,18 +44,19 @@ const struct expr *access_length(struct build *b, const struct expr *sequence)
   case CACHE_PAGED: {
     const struct expr *table = expr_convert(pool, build_launch_size(b, BUILD_TABLE), EXPR_LONG);
     const struct expr *room = expr_mul(pool, table, expr_long(pool, spec->cache.page));
-    length = expr_convert(pool, least(b, expr_convert(pool, length, EXPR_LONG), room), EXPR_INT);
+    length =
+        expr_convert(pool, expr_min(pool, expr_convert(pool, length, EXPR_LONG), room), EXPR_INT);
     break;
   }
   case CACHE_RING:
     if (spec->cache.positions != CACHE_POSITIONS_ORIGINAL)
-      length = least(b, length, integer(b, cache_ring_tokens(spec)));
+      length = expr_min(pool, length, integer(b, cache_ring_tokens(spec)));
     break;
   case CACHE_NONE:
   case CACHE_RAGGED:
-  case CACHE_DENSE: length = least(b, length, build_launch_size(b, BUILD_SLOTS)); break;
+  case CACHE_DENSE: length = expr_min(pool, length, build_launch_size(b, BUILD_SLOTS)); break;
   }
-  return largest(b, least(b, length, build_launch_size(b, BUILD_NK)), integer(b, 0));
+  return expr_max(pool, expr_min(pool, length, build_launch_size(b, BUILD_NK)), integer(b, 0));
 }
 
 /* How many tokens a ring has lost before rank `sinks`; NULL where keys are tokens. */
@@ -76,7 +67,7 @@ static const struct expr *lost(struct build *b, const struct expr *sequence)
     return NULL;
   const struct expr *total = access_total(b, sequence);
   const struct expr *more = expr_sub(b->pool, total, integer(b, cache_ring_tokens(spec)));
-  return largest(b, more, integer(b, 0));
+  return expr_max(b->pool, more, integer(b, 0));
 }
 
 const struct expr *access_token(struct build *b, const struct expr *sequence,
@@ -97,7 +88,7 @@ const struct expr *access_token(struct build *b, const struct expr *sequence,
 static const struct expr *round_slot(struct build *b, const struct expr *x, uint32_t count)
 {
   if (count == 1)
-    return expr_binary(b->pool, EXPR_MIN, x, integer(b, 0));
+    return expr_min(b->pool, x, integer(b, 0));
   return expr_binary(b->pool, EXPR_MOD, x, integer(b, count));
 }
 
@@ -124,7 +115,7 @@ static uint32_t slot_of(struct build *b, const struct expr *sequence, const stru
   switch (cache_layout(spec)) {
   case CACHE_PAGED: {
     const struct expr *page = integer(b, spec->cache.page);
-    const struct expr *entry[] = {sequence, expr_binary(pool, EXPR_FLOORDIV, token, page)};
+    const struct expr *entry[] = {sequence, expr_quotient(pool, token, page)};
     indices[0] = access_read(b, find(b, EXPR_TENSOR_K, CACHE_PAGE_TABLE), entry);
     indices[1] = expr_binary(pool, EXPR_MOD, token, page);
     break;
@@ -155,7 +146,7 @@ uint32_t access_slot(struct build *b, uint32_t n, const struct expr *sequence,
     return 0;
   slot_of(b, sequence, token, indices);
   if (by_channel)
-    indices[1] = expr_binary(pool, EXPR_FLOORDIV, indices[1], integer(b, storage->group));
+    indices[1] = expr_quotient(pool, indices[1], integer(b, storage->group));
   return 2;
 }
 
@@ -166,7 +157,7 @@ const struct expr *access_recent_from(struct build *b, uint32_t source, const st
   const struct expr *newest = storage->axis == CACHE_AXIS_CHANNEL
                                   ? expr_binary(b->pool, EXPR_MOD, total, residual)
                                   : residual;
-  return largest(b, expr_sub(b->pool, total, newest), integer(b, 0));
+  return expr_max(b->pool, expr_sub(b->pool, total, newest), integer(b, 0));
 }
 
 /* access_recent_from as a key; NULL without a residual. */
@@ -188,7 +179,7 @@ const struct expr *access_recent_keys(struct build *b)
   const struct expr *k = recent_from(b, EXPR_TENSOR_K, sequence);
   const struct expr *v =
       b->cache->spec->value_is_key ? NULL : recent_from(b, EXPR_TENSOR_V, sequence);
-  return k == NULL ? v : v == NULL ? k : least(b, k, v);
+  return k == NULL ? v : v == NULL ? k : expr_min(b->pool, k, v);
 }
 
 /* ---- elements ---- */
@@ -221,7 +212,7 @@ static const struct expr *key_inside(struct build *b, const struct expr *key)
   const struct expr *last = expr_sub(b->pool, build_var(b, EXPR_VAR_SIZE_NK), integer(b, 1));
   const struct expr *first = expr_convert(b->pool, integer(b, 0), key->type);
   last = expr_convert(b->pool, last, key->type); /* an index may be LONG */
-  return expr_convert(b->pool, largest(b, least(b, key, last), first), EXPR_INT);
+  return expr_convert(b->pool, expr_max(b->pool, expr_min(b->pool, key, last), first), EXPR_INT);
 }
 
 static struct place place_of(struct build *b, const struct expr *read)
@@ -262,9 +253,8 @@ static const struct expr *scale_of(struct build *b, enum cache_part part, uint32
   struct place own = *place;
   const struct expr **channel = &own.others[own.other_count - 1];
   if (storage->axis == CACHE_AXIS_TOKEN)
-    *channel = storage->group == 0
-                   ? integer(b, 0)
-                   : expr_binary(b->pool, EXPR_FLOORDIV, *channel, integer(b, storage->group));
+    *channel = storage->group == 0 ? integer(b, 0)
+                                   : expr_quotient(b->pool, *channel, integer(b, storage->group));
   return element(b, find(b, source, part), EXPR_FLOAT, &own);
 }
 

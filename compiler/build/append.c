@@ -22,27 +22,16 @@ static const struct expr *number(struct build *b, int64_t value)
   return expr_long(b->pool, value);
 }
 
-static const struct expr *least(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MIN, x, y);
-}
-
-static const struct expr *largest(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MAX, x, y);
-}
-
 const struct expr *append_pieces(struct build *b, const struct expr *n, int64_t piece)
 {
-  const struct expr *up = expr_add(b->pool, n, number(b, piece - 1));
-  return expr_binary(b->pool, EXPR_FLOORDIV, up, number(b, piece));
+  return expr_quotient_up(b->pool, n, number(b, piece));
 }
 
 static const struct expr *multiple_below(struct build *b, const struct expr *n, int64_t of)
 {
   if (of == 1)
     return n;
-  const struct expr *count = expr_binary(b->pool, EXPR_FLOORDIV, n, number(b, of));
+  const struct expr *count = expr_quotient(b->pool, n, number(b, of));
   return expr_mul(b->pool, count, number(b, of));
 }
 
@@ -72,8 +61,8 @@ static struct append_range recent_tokens(struct build *b, uint32_t source)
   struct append_range range = append_new_tokens(b, false);
   const struct expr *from = access_recent_from(b, source, append_all_tokens(b));
   const struct expr *residual = number(b, cache_storage(b->spec, source)->residual);
-  range.begin = largest(b, range.begin, from);
-  range.most = least(b, range.most, residual);
+  range.begin = expr_max(b->pool, range.begin, from);
+  range.most = expr_min(b->pool, range.most, residual);
   return range;
 }
 
@@ -107,8 +96,8 @@ static const struct expr *pages_exist(struct build *b, const struct expr *base,
   struct expr_pool *pool = b->pool;
   const struct expr *page = number(b, b->spec->cache.page);
   const struct expr *last = expr_add(pool, base, expr_sub(pool, live, number(b, 1)));
-  const struct expr *first = expr_binary(pool, EXPR_FLOORDIV, base, page);
-  const struct expr *count = expr_sub(pool, expr_binary(pool, EXPR_FLOORDIV, last, page), first);
+  const struct expr *first = expr_quotient(pool, base, page);
+  const struct expr *count = expr_sub(pool, expr_quotient(pool, last, page), first);
   count = expr_convert(pool, expr_add(pool, count, number(b, 1)), EXPR_INT);
   const uint32_t level = EXPR_MAX_LEVEL; /* nothing inside binds */
   const struct expr *indices[] = {
@@ -149,10 +138,10 @@ static void find_tile(struct build *b, const struct append_range *range, struct 
   const struct expr *rows = number(b, range->rows);
   const struct expr *last = build_long(b, range->end), *limit = slot_limit(b);
   if (range->stored && limit != NULL)
-    last = least(b, last, limit);
+    last = expr_min(pool, last, limit);
   *end = build_index(b, "end", last, NULL, 0);
   struct tile_value *begin =
-      build_index(b, "begin", largest(b, build_long(b, range->begin), number(b, 0)), NULL, 0);
+      build_index(b, "begin", expr_max(pool, build_long(b, range->begin), number(b, 0)), NULL, 0);
   if (!range->stored || cache_layout(b->spec) != CACHE_RING) {
     struct tile_value *parts[] = {begin, tile};
     *base =
@@ -162,11 +151,12 @@ static void find_tile(struct build *b, const struct append_range *range, struct 
   const struct expr *sinks = number(b, sinks_of(b, range));
   const struct expr *oldest =
       expr_sub(pool, build_long(b, append_all_tokens(b)), number(b, b->spec->cache.capacity));
-  oldest = largest(b, oldest, sinks);
+  oldest = expr_max(pool, oldest, sinks);
   struct tile_value *bounds[] = {begin, *end};
-  const struct expr *cut = largest(b, arg(b, 0), least(b, arg(b, 1), sinks));
+  const struct expr *cut = expr_max(pool, arg(b, 0), expr_min(pool, arg(b, 1), sinks));
   struct tile_value *sinks_end = build_index(b, "sinks_end", cut, bounds, 2);
-  struct tile_value *newest = build_index(b, "newest", largest(b, arg(b, 0), oldest), &begin, 1);
+  struct tile_value *newest =
+      build_index(b, "newest", expr_max(pool, arg(b, 0), oldest), &begin, 1);
   struct tile_value *parts[] = {begin, sinks_end, tile, newest, *end};
   const struct expr *tiles = append_pieces(b, expr_sub(pool, arg(b, 1), arg(b, 0)), range->rows);
   const struct expr *in_sinks = expr_binary(pool, EXPR_LT, arg(b, 2), tiles);
@@ -200,7 +190,7 @@ struct tile_value **append_open(struct build *b, const struct append_range *rang
   find_tile(b, range, indices[2], &base, &end);
   struct tile_value *bounds[] = {base, end};
   const struct expr *left = expr_sub(pool, arg(b, 1), arg(b, 0));
-  left = largest(b, least(b, left, number(b, range->rows)), number(b, 0));
+  left = expr_max(pool, expr_min(pool, left, number(b, range->rows)), number(b, 0));
   struct tile_value *live = build_index(b, "live", multiple_below(b, left, range->unit), bounds, 2);
   if (range->stored && cache_layout(b->spec) == CACHE_PAGED) {
     struct tile_value *tokens[] = {base, live};
@@ -225,7 +215,7 @@ struct append_columns append_piece(struct build *b, uint32_t first, uint32_t cha
   const struct expr *from = expr_mul(pool, arg(b, 0), number(b, piece));
   const struct expr *live = number(b, piece);
   if (channels % piece != 0)
-    live = least(b, live, expr_sub(pool, number(b, channels), from));
+    live = expr_min(pool, live, expr_sub(pool, number(b, channels), from));
   return (struct append_columns){
       .first = build_index(b, "c0", expr_add(pool, from, number(b, first)), &n, 1),
       .live = build_index(b, "columns", live, &n, 1),
@@ -269,7 +259,7 @@ void append_store(struct build *b, const struct append_place *place, struct tile
   b->tile.kernel->tensors.items[place->number].written = true;
   struct tile_value *live = b->live_keys;
   if (tile->type.rows == 1)
-    live = build_index(b, "live_row", least(b, arg(b, 0), number(b, 1)), &live, 1);
+    live = build_index(b, "live_row", expr_min(b->pool, arg(b, 0), number(b, 1)), &live, 1);
   tile_store(&b->tile, tile, place->access, place->indices, place->rank, live, live_columns);
 }
 

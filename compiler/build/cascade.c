@@ -12,28 +12,6 @@ static const uint64_t of_sequence =
 /* And of the row in it. */
 static const uint64_t of_row = EXPR_DEP(EXPR_VAR_R) | EXPR_DEP(EXPR_VAR_I);
 
-static const struct expr *smaller(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MIN, x, y);
-}
-
-static const struct expr *larger(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MAX, x, y);
-}
-
-static const struct expr *quotient(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_FLOORDIV, x, y);
-}
-
-/* ceil(x / y) */
-static const struct expr *quotient_up(struct build *b, const struct expr *x, const struct expr *y)
-{
-  const struct expr *one = expr_convert(b->pool, expr_int(b->pool, 1), y->type);
-  return quotient(b, expr_add(b->pool, x, expr_sub(b->pool, y, one)), y);
-}
-
 static const struct expr *prefix(const struct build *b)
 {
   return build_launch_size(b, BUILD_PREFIX);
@@ -167,7 +145,7 @@ static const struct expr *flat_tiles(struct build *b)
   struct expr_pool *pool = b->pool;
   const struct expr *rows = expr_mul(pool, build_long(b, build_var(b, EXPR_VAR_SIZE_B)),
                                      build_long(b, build_var(b, EXPR_VAR_SIZE_NQ)));
-  return quotient_up(b, rows, expr_long(pool, b->prefix_rows));
+  return expr_quotient_up(pool, rows, expr_long(pool, b->prefix_rows));
 }
 
 /* As of the other parts (split.h), but that P is not asked: parts beyond it are empty. */
@@ -178,15 +156,15 @@ const struct expr *cascade_part_count(struct build *b)
   const struct expr *one = expr_long(pool, 1);
   const struct expr *keys = build_long(b, build_var(b, EXPR_VAR_SIZE_NK));
   const struct expr *least = expr_long(pool, split_least_keys(b));
-  const struct expr *parts = quotient_up(b, keys, least);
+  const struct expr *parts = expr_quotient_up(pool, keys, least);
   if (schedule->tasks != SCHEDULE_ALL_TASKS) {
     const struct expr *tiles =
         expr_mul(pool, expr_long(pool, b->spec->query_heads / b->share), flat_tiles(b));
     const struct expr *wanted =
-        quotient_up(b, expr_long(pool, schedule->tasks), larger(b, tiles, one));
-    parts = smaller(b, wanted, quotient(b, keys, least));
+        expr_quotient_up(pool, expr_long(pool, schedule->tasks), expr_max(pool, tiles, one));
+    parts = expr_min(pool, wanted, expr_quotient(pool, keys, least));
   }
-  return smaller(b, larger(b, parts, one), expr_long(pool, SPLIT_MOST_PARTS));
+  return expr_min(pool, expr_max(pool, parts, one), expr_long(pool, SPLIT_MOST_PARTS));
 }
 
 static struct tile_value *prefix_parts(struct build *b)
@@ -252,7 +230,7 @@ static void name_rows(struct build *b)
   struct expr_pool *pool = b->pool;
   const struct expr *t = build_var(b, EXPR_VAR_T), *rows = build_var(b, EXPR_VAR_SIZE_NQ);
   const struct expr *last = expr_sub(pool, build_var(b, EXPR_VAR_SIZE_B), expr_int(pool, 1));
-  b->flat_sequence = smaller(b, quotient(b, t, rows), last);
+  b->flat_sequence = expr_min(pool, expr_quotient(pool, t, rows), last);
   b->flat_row = expr_binary(pool, EXPR_MOD, t, rows);
 }
 
@@ -316,11 +294,12 @@ static void set_positions(struct build *b)
   const struct expr *queries = build_var(b, EXPR_VAR_SIZE_NQ), *all = build_var(b, EXPR_VAR_SIZE_B);
   const struct expr *one = expr_int(pool, 1), *zero = expr_int(pool, 0);
   const struct expr *t0 = expr_convert(pool, expr_arg(pool, 0, EXPR_LONG), EXPR_INT);
-  const struct expr *first = quotient(b, t0, queries);
+  const struct expr *first = expr_quotient(pool, t0, queries);
   const struct expr *t1 = expr_add(pool, t0, expr_int(pool, b->prefix_rows - 1));
-  const struct expr *last = smaller(b, quotient(b, t1, queries), expr_sub(pool, all, one));
-  const struct expr *count = expr_add(pool, larger(b, expr_sub(pool, last, first), zero), one);
-  struct offset_of own = {b, smaller(b, expr_add(pool, first, bound(b)), last)};
+  const struct expr *last =
+      expr_min(pool, expr_quotient(pool, t1, queries), expr_sub(pool, all, one));
+  const struct expr *count = expr_add(pool, expr_max(pool, expr_sub(pool, last, first), zero), one);
+  struct offset_of own = {b, expr_min(pool, expr_add(pool, first, bound(b)), last)};
   struct offset_of of_leader = {b, build_var(b, EXPR_VAR_B)};
   const struct expr *offset = b->spec->align == ALIGN_START ? zero : b->spec->offset;
   const struct expr *body = expr_select(pool, has_prefix(b, access_length(b, own.sequence)),
@@ -351,8 +330,8 @@ static void enter_task(struct build *b, struct tile_value *const *indices)
   const struct frame rows = {CLASS_QUERY, 0, 0};
   b->head_base =
       build_index(b, "h0", expr_mul(pool, index, expr_long(pool, b->share)), &indices[0], 1);
-  struct tile_value *kv_head =
-      build_index(b, "kv_head", quotient(b, index, expr_long(pool, b->group)), &b->head_base, 1);
+  struct tile_value *kv_head = build_index(
+      b, "kv_head", expr_quotient(pool, index, expr_long(pool, b->group)), &b->head_base, 1);
   build_set_var(b, EXPR_VAR_G, frame_scalar(), narrow(b, kv_head, "g"));
   if (b->share == 1)
     build_set_var(b, EXPR_VAR_H, frame_scalar(), narrow(b, b->head_base, "h"));
@@ -366,8 +345,9 @@ static void enter_task(struct build *b, struct tile_value *const *indices)
       build_index(b, "t0", expr_mul(pool, index, expr_long(pool, b->prefix_rows)), &indices[1], 1);
   const struct expr *all = expr_mul(pool, build_long(b, build_var(b, EXPR_VAR_SIZE_B)),
                                     build_long(b, build_var(b, EXPR_VAR_SIZE_NQ)));
-  const struct expr *left = smaller(b, expr_sub(pool, all, index), expr_long(pool, b->prefix_rows));
-  left = expr_mul(pool, larger(b, left, expr_long(pool, 0)), expr_long(pool, b->share));
+  const struct expr *left =
+      expr_min(pool, expr_sub(pool, all, index), expr_long(pool, b->prefix_rows));
+  left = expr_mul(pool, expr_max(pool, left, expr_long(pool, 0)), expr_long(pool, b->share));
   b->live_rows = build_index(b, "live_rows", left, &b->row_base, 1);
   build_limit_rows(b);
   set_positions(b);
@@ -420,7 +400,7 @@ void cascade_begin_rest(struct build *b, struct cascade_frame *frame)
   const struct expr *begin = build_long(b, from);
   for (uint32_t n = 0; n < visibility->keys.segment_count; n++) {
     struct visibility_segment *segment = &visibility->keys.segments[n];
-    segment->may_lo = larger(b, segment->may_lo, begin);
+    segment->may_lo = expr_max(pool, segment->may_lo, begin);
   }
   visibility->must = expr_and(
       pool, expr_binary(pool, EXPR_LE, begin, build_var(b, EXPR_VAR_TILE_J0)), visibility->must);

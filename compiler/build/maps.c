@@ -141,6 +141,62 @@ static const struct expr *weight_part(struct build *b, const struct expr *weight
   return parts[weight->id];
 }
 
+static bool is_row_factor(const struct build *b, const struct expr *e)
+{
+  return (e->deps >> EXPR_DEP_MAP & 1) == 0 && (build_class(b, e, frame_scalar()) & CLASS_KEY) == 0;
+}
+
+static bool is_zero(const struct expr *e)
+{
+  return e->op == EXPR_CONST && e->value.f == 0;
+}
+
+/* `part` without the factors that do not vary along keys, which *factor is multiplied by: dropout's
+ * 1 / (1 - p), say. In the tile it would be rounded with every weight of 16 bits. */
+static const struct expr *without_row_factors(struct build *b, const struct expr *part,
+                                              const struct expr **factor)
+{
+  struct expr_pool *pool = b->pool;
+  const struct expr *const *args = part->args;
+  const struct expr *zero = expr_float(pool, 0);
+  switch ((int)part->op) {
+  case EXPR_NEG:
+    *factor = expr_unary(pool, EXPR_NEG, *factor);
+    return without_row_factors(b, args[0], factor);
+  case EXPR_MUL:
+    for (int k = 0; k < 2; k++)
+      if (is_row_factor(b, args[k])) {
+        *factor = expr_mul(pool, *factor, args[k]);
+        return without_row_factors(b, args[1 - k], factor);
+      }
+    return part;
+  case EXPR_DIV:
+    if (!is_row_factor(b, args[1]))
+      return part;
+    *factor = expr_binary(pool, EXPR_DIV, *factor, args[1]);
+    return without_row_factors(b, args[0], factor);
+  case EXPR_SELECT:
+    if (is_zero(args[2]))
+      return expr_select(pool, args[0], without_row_factors(b, args[1], factor), zero);
+    if (is_zero(args[1]))
+      return expr_select(pool, args[0], zero, without_row_factors(b, args[2], factor));
+    return part;
+  }
+  return part;
+}
+
+/* A row's sum by its factor, which is infinite where a formula drops every key by a division by 0:
+ * then nothing was added, and 0 stays 0. */
+static const struct expr *with_row_factor(struct build *b, const struct expr *sum,
+                                          const struct expr *factor)
+{
+  struct expr_pool *pool = b->pool;
+  const struct expr *product = expr_mul(pool, sum, factor);
+  if (factor->op == EXPR_CONST && isfinite(factor->value.f))
+    return product;
+  return expr_select(pool, expr_binary(pool, EXPR_EQ, sum, expr_float(pool, 0)), sum, product);
+}
+
 void maps_split_weight(struct build *b, struct build_maps *maps)
 {
   struct expr_pool *pool = b->pool;
@@ -154,9 +210,13 @@ void maps_split_weight(struct build *b, struct build_maps *maps)
     maps->in_walk[m] = NULL;
     if (part == NULL)
       continue;
-    if (!tells || !by_row) {
+    if (!tells) {
       maps->in_walk[m] = part;
       part = expr_map(pool, m);
+    } else if (!by_row) {
+      const struct expr *factor = expr_float(pool, 1);
+      maps->in_walk[m] = without_row_factors(b, part, &factor);
+      part = with_row_factor(b, expr_map(pool, m), factor);
     } else {
       maps->in_walk[m] = expr_map(pool, m);
     }

@@ -104,8 +104,9 @@ const struct expr *operand_read(struct lowering *l, const struct expr *read,
   struct build *b = l->b;
   uint32_t tensor = (uint32_t)read->value.i;
   if (tensor == EXPR_TENSOR_O || operand_is_rotated(b, tensor)) {
-    build_unsupported(b, read->span, "a channel of %s by itself",
-                      tensor == EXPR_TENSOR_O ? "o" : "a rotated vector");
+    build_unsupported(b, read->span, "a channel of %s by itself%s",
+                      tensor == EXPR_TENSOR_O ? "o" : "a rotated vector",
+                      tensor == EXPR_TENSOR_O ? "" : " (dot takes it whole, or a slice of it)");
     return nothing(b, read->type);
   }
   struct storage storage;

@@ -7,28 +7,6 @@ enum {
   NO_TILE = 1 << 30 /* beyond every tile of keys */
 };
 
-static const struct expr *smaller(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MIN, x, y);
-}
-
-static const struct expr *larger(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_MAX, x, y);
-}
-
-static const struct expr *quotient(struct build *b, const struct expr *x, const struct expr *y)
-{
-  return expr_binary(b->pool, EXPR_FLOORDIV, x, y);
-}
-
-/* ceil(x / y) */
-static const struct expr *quotient_up(struct build *b, const struct expr *x, const struct expr *y)
-{
-  const struct expr *rest = expr_sub(b->pool, y, expr_long(b->pool, 1));
-  return quotient(b, expr_add(b->pool, x, rest), y);
-}
-
 static struct tile_value *scalar(struct build *b, const char *name, const struct expr *e,
                                  struct tile_value *const *operands, size_t count)
 {
@@ -65,15 +43,15 @@ static const struct expr *part_count(struct build *b)
   const struct expr *least = expr_long(pool, split_least_keys(b));
   const struct expr *parts;
   if (schedule->tasks == SCHEDULE_ALL_TASKS) {
-    parts = quotient_up(b, keys, least);
+    parts = expr_quotient_up(pool, keys, least);
   } else {
     const struct expr *tiles = expr_mul(pool, build_long(b, build_var(b, EXPR_VAR_SIZE_B)),
                                         expr_long(pool, b->spec->query_heads / b->share));
-    tiles = larger(b, expr_mul(pool, tiles, build_row_tiles(b)), one);
-    parts = smaller(b, quotient_up(b, expr_long(pool, schedule->tasks), tiles),
-                    quotient(b, keys, least));
+    tiles = expr_max(pool, expr_mul(pool, tiles, build_row_tiles(b)), one);
+    parts = expr_min(pool, expr_quotient_up(pool, expr_long(pool, schedule->tasks), tiles),
+                     expr_quotient(pool, keys, least));
   }
-  return smaller(b, larger(b, parts, one), expr_long(pool, SPLIT_MOST_PARTS));
+  return expr_min(pool, expr_max(pool, parts, one), expr_long(pool, SPLIT_MOST_PARTS));
 }
 
 struct tile_value *split_part_count(struct build *b)
@@ -102,9 +80,11 @@ static void find_tiles(struct build *b, uint32_t count, struct tile_value *const
   const struct expr *some = expr_binary(pool, EXPR_LT, lo, hi);
   for (uint32_t n = 0; n < count; n++) {
     tiles[2 * n] =
-        scalar(b, "tile_lo", expr_select(pool, some, quotient(b, lo, step), zero), &ends[2 * n], 2);
-    tiles[2 * n + 1] = scalar(b, "tile_hi", expr_select(pool, some, quotient_up(b, hi, step), zero),
-                              &ends[2 * n], 2);
+        scalar(b, "tile_lo", expr_select(pool, some, expr_quotient(pool, lo, step), zero),
+               &ends[2 * n], 2);
+    tiles[2 * n + 1] =
+        scalar(b, "tile_hi", expr_select(pool, some, expr_quotient_up(pool, hi, step), zero),
+               &ends[2 * n], 2);
   }
 }
 
@@ -121,11 +101,12 @@ static void order_tiles(struct build *b, struct tile_value *const *tiles,
     const struct expr *own = argument(b, 2 * n), *own_end = argument(b, 2 * n + 1);
     const struct expr *ahead = expr_binary(pool, EXPR_LT, passed, own_end);
     const struct expr *holds = expr_binary(pool, EXPR_LE, own, argument(b, 2 * count + 1));
-    begin = smaller(b, begin,
-                    expr_select(pool, ahead, larger(b, own, passed), expr_long(pool, NO_TILE)));
-    end = larger(b, end, expr_select(pool, holds, own_end, zero));
+    begin =
+        expr_min(pool, begin,
+                 expr_select(pool, ahead, expr_max(pool, own, passed), expr_long(pool, NO_TILE)));
+    end = expr_max(pool, end, expr_select(pool, holds, own_end, zero));
   }
-  const struct expr *length = larger(b, expr_sub(pool, argument(b, 0), argument(b, 1)), zero);
+  const struct expr *length = expr_max(pool, expr_sub(pool, argument(b, 0), argument(b, 1)), zero);
   struct tile_value *operands[2 * VISIBILITY_MAX_SEGMENTS + 2];
   for (uint32_t n = 0; n < 2 * count; n++)
     operands[n] = tiles[n];
@@ -176,8 +157,8 @@ void split_cut(struct build *b, struct tile_value *part, struct tile_value *part
   order_tiles(b, tiles, &ranges);
 
   struct tile_value *sizes[] = {ranges.ordinals[ranges.count], parts};
-  const struct expr *length =
-      larger(b, quotient_up(b, argument(b, 0), argument(b, 1)), expr_long(pool, least_tiles(b)));
+  const struct expr *length = expr_max(pool, expr_quotient_up(pool, argument(b, 0), argument(b, 1)),
+                                       expr_long(pool, least_tiles(b)));
   struct tile_value *operands[] = {part, scalar(b, "part_tiles", length, sizes, 2)};
   for (uint32_t k = 0; k < 2; k++) {
     const struct expr *ordinal =
@@ -187,8 +168,8 @@ void split_cut(struct build *b, struct tile_value *part, struct tile_value *part
     for (uint32_t n = 0; n < ranges.count; n++) {
       struct tile_value *both[] = {ends[2 * n + k], cut};
       const struct expr *x = argument(b, 0), *y = argument(b, 1);
-      ends[2 * n + k] =
-          scalar(b, k == 0 ? "lo" : "hi", k == 0 ? larger(b, x, y) : smaller(b, x, y), both, 2);
+      ends[2 * n + k] = scalar(b, k == 0 ? "lo" : "hi",
+                               k == 0 ? expr_max(pool, x, y) : expr_min(pool, x, y), both, 2);
     }
   }
 }
@@ -342,8 +323,8 @@ void split_load_rest(struct build *b, struct tile_value *first, struct tile_valu
     const struct expr *live = expr_select(b->pool, expr_arg(b->pool, 0, EXPR_BOOL), argument(b, 1),
                                           expr_long(b->pool, 0));
     b->live_rows = scalar(b, "live_rows", live, rows, 2); /* none of a part that is not there */
-    load_part(b, scalar(b, "part", smaller(b, number, last), operands, 2), states[n], loaded[n],
-              count);
+    load_part(b, scalar(b, "part", expr_min(b->pool, number, last), operands, 2), states[n],
+              loaded[n], count);
   }
   b->live_rows = live_rows;
   for (uint32_t n = 1; n < several; n++)

@@ -2,7 +2,7 @@
 #ifndef ATTN_COMPILER_EMIT_EXPR_H
 #define ATTN_COMPILER_EMIT_EXPR_H
 
-#include "compiler/emit/llvm.h"
+#include "compiler/emit/storage.h"
 #include "compiler/tile/abi.h"
 
 /* The function at hand's view of the launch arguments: each slot is loaded once, in the entry
@@ -45,17 +45,5 @@ void emit_expression_init(struct emit_expression *x, struct emit *e, struct emit
  * changed. */
 void emit_expression_reset(struct emit_expression *x);
 LLVMValueRef emit_expression(struct emit_expression *x, const struct expr *node);
-
-LLVMTypeRef emit_expr_type(struct emit *e, enum expr_type type); /* i1 i32 i64 float float */
-
-/* Truncates; clamped to the range of `element` (i32 or i64), NaN gives 0. */
-LLVMValueRef emit_real_to_int(struct emit *e, LLVMValueRef value, LLVMTypeRef element);
-
-/* Converts what lies in memory as `type` (as loaded by the type of emit_storage_type) to the value
- * of an expression: f32, i32 or i1; and back, rounding to nearest even. Scalars and vectors. I4 and
- * I2, of which a byte holds several, are not converted: see emit_code. */
-LLVMTypeRef emit_storage_type(struct emit *e, enum dtype type);
-LLVMValueRef emit_from_storage(struct emit *e, enum dtype type, LLVMValueRef stored);
-LLVMValueRef emit_to_storage(struct emit *e, enum dtype type, LLVMValueRef value);
 
 #endif

@@ -60,16 +60,19 @@ void ref_result_free(struct ref_result *result);
 
 /* The rule (design.md, "Numbers") over one (b, h) slice of n values:
  *   max|out - ref| <= 2 * max|naive - ref| + 1e-5 * max|ref|
- * Infinite or NaN references must be met exactly by kind and sign. Near-tie rows are left out by
- * the caller. */
+ * where out is of `type`. Infinite or NaN references must be met exactly by kind and sign. An
+ * infinite out stands for the numbers beyond the type's range, and is right where such a number
+ * would be. Near-tie rows are left out by the caller. */
 struct ref_error {
-  double out_error;   /* max|out - ref| */
+  double out_error;   /* max|out - ref|; infinite where one is of the wrong kind */
   double naive_error; /* max|naive - ref| */
   double scale;       /* max|ref| */
   double bound;
+  size_t worst; /* the element that is furthest off, the first of such; 0 where there is none */
   bool ok;
 };
-struct ref_error ref_compare(const double *out, const double *ref, const double *naive, size_t n);
+struct ref_error ref_compare(const double *out, const double *ref, const double *naive, size_t n,
+                             enum dtype type);
 
 /* Storage types. Round to nearest even; NaN stays NaN; f16, bf16 and e5m2 overflow to infinity,
  * e4m3 to its largest number; integers clamp and take 0 for NaN. I4 and I2 lie 2 and 4 to a byte,

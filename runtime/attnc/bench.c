@@ -11,11 +11,12 @@
 enum { MAX_REPEAT = 1000000, DEFAULT_REPEAT = 20 };
 
 struct bench_request {
-  const char *shape, *name, *device;
+  const char *shape, *name;
+  struct prepare_target target;
   int type;
-  uint64_t seed, threads, repeat;
+  uint64_t seed, repeat;
   bool json;
-  struct option_list files, params, sets;
+  struct option_list files, params, sets, schedule;
 };
 
 struct bench {
@@ -100,19 +101,21 @@ static void print_table(const struct bench *bench)
   double flops = cost_pair_flops(workload->spec) * bench->visible;
   double gflops = per_second(flops, bench->median);
   double gbytes = per_second(bench->cost.tensor_bytes, bench->median);
-  char device[32];
+  char device[32], name[128];
   printf("%s, %s, B = %lld, NQ = %lld, NK = %lld, ", workload->spec->name,
          dtype_name(workload->type), (long long)workload->batch, (long long)workload->queries,
          (long long)workload->keys);
   if (on_device(bench)) {
-    printf("%s\n", device_text(bench->prepared.context, device));
+    printf("%s, %s\n", device_text(bench->prepared.context, device),
+           device_name(bench->prepared.context, name));
   } else {
     printf("%u thread%s\n", bench->all.threads, bench->all.threads == 1 ? "" : "s");
     print_peak(&bench->one);
     if (bench->all.threads > 1)
       print_peak(&bench->all);
   }
-  printf("%-11s%.1f ms\n", "compile", bench->prepared.compile_ms);
+  printf("%-11s%.1f ms%s\n", "compile", bench->prepared.compile_ms,
+         bench->prepared.from_cache ? ", from the code cache" : "");
   printf("%-11s%.4g ms median, %.4g ms least, %.4g ms most, of %llu\n", "run", bench->median,
          bench->least, bench->most, (unsigned long long)bench->request->repeat);
   printf("%-11s%s%.4g %% of %.0f pairs\n", "visible", bench->sampled ? "about " : "",
@@ -137,7 +140,7 @@ static void print_json(const struct bench *bench)
 {
   const struct workload *workload = &bench->workload;
   struct json json = {.file = stdout};
-  char device[32];
+  char device[32], name[128];
   double gflops = per_second(cost_pair_flops(workload->spec) * bench->visible, bench->median);
   double gbytes = per_second(bench->cost.tensor_bytes, bench->median);
   json_open(&json, NULL, '{');
@@ -147,7 +150,9 @@ static void print_json(const struct bench *bench)
   json_integer(&json, "NQ", workload->queries);
   json_integer(&json, "NK", workload->keys);
   json_text(&json, "device", device_text(bench->prepared.context, device));
-  if (!on_device(bench)) {
+  if (on_device(bench)) {
+    json_text(&json, "device_name", device_name(bench->prepared.context, name));
+  } else {
     json_integer(&json, "threads", bench->all.threads);
     json_open(&json, "machine", '[');
     json_peak(&json, &bench->one);
@@ -156,6 +161,7 @@ static void print_json(const struct bench *bench)
     json_close(&json, ']');
   }
   json_number(&json, "compile_ms", bench->prepared.compile_ms);
+  json_bool(&json, "from_cache", bench->prepared.from_cache);
   json_number(&json, "median_ms", bench->median);
   json_number(&json, "least_ms", bench->least);
   json_number(&json, "most_ms", bench->most);
@@ -191,14 +197,14 @@ static enum exit_status run(struct bench *bench, const char *path)
     status = prepare_tensors(&bench->workload, &prepare, &expected);
   tensor_free(&expected);
   if (status == EXIT_FINE)
-    status = prepare_program(&bench->prepared, &bench->workload, &bench->document, request->device,
-                             request->threads, request->json);
-  if (status == EXIT_FINE)
-    status = measure_machine(bench);
+    status = prepare_program(&bench->prepared, &bench->workload, &bench->document, &request->target,
+                             request->json);
   if (status == EXIT_FINE)
     status = launch(bench);
   if (status == EXIT_FINE)
     status = count(bench);
+  if (status == EXIT_FINE)
+    status = measure_machine(bench);
   if (status == EXIT_FINE && request->json)
     print_json(bench);
   else if (status == EXIT_FINE)
@@ -208,7 +214,7 @@ static enum exit_status run(struct bench *bench, const char *path)
 
 enum exit_status command_bench(int argc, char **argv)
 {
-  struct bench_request request = {.repeat = DEFAULT_REPEAT, .device = "cpu"};
+  struct bench_request request = {.repeat = DEFAULT_REPEAT, .target.device = "cpu"};
   const struct option options[] = {
       {"shape", 0, OPTION_TEXT, "B=1,NQ=512,NK=512", "random tensors of these sizes",
        &request.shape, 0, 0},
@@ -223,9 +229,10 @@ enum exit_status command_bench(int argc, char **argv)
       {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
        &request.name, 0, 0},
       {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.device, 0, 0},
+       &request.target.device, 0, 0},
       {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
-       &request.threads, 1, 1024},
+       &request.target.threads, 1, 1024},
+      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
       {"repeat", 0, OPTION_NUMBER, "N", "timed launches after the first; 20 by default",
        &request.repeat, 1, MAX_REPEAT},
       {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
@@ -234,6 +241,7 @@ enum exit_status command_bench(int argc, char **argv)
       .command = "bench",
       .arguments = "SPEC (--shape SIZES | --in FILE...) [options]",
       .summary = "Times a spec, and the machine's multiply-adds and memory beside it.",
+      .notes = "k and v are tensors here; attnc decode times a spec on its cache.",
       .options = options,
       .option_count = sizeof(options) / sizeof(options[0]),
       .least = 1,
@@ -242,8 +250,12 @@ enum exit_status command_bench(int argc, char **argv)
   enum exit_status status;
   if (!options_parse(&usage, &argc, argv, &status))
     return status;
-  if ((request.shape != NULL) == (request.files.count > 0))
-    return fail_with(EXIT_USAGE, "bench needs either --shape B=1,NQ=512,NK=512 or --in FILE");
+  status = schedule_option(&request.schedule, target_of_device(request.target.device),
+                           &request.target.schedule);
+  if (status != EXIT_FINE)
+    return status;
+  if (!prepare_has_source("bench", "shape", request.shape, &request.files))
+    return EXIT_USAGE;
   struct bench bench = {.request = &request};
   status = run(&bench, argv[0]);
   prepared_free(&bench.prepared);

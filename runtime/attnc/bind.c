@@ -230,6 +230,39 @@ static enum exit_status bind_sizes(struct workload *workload, struct tensor_list
   return EXIT_FINE;
 }
 
+/* "[2, 8, 45, 64]" */
+static void describe_sizes(const int64_t *sizes, int count, char *text, size_t size)
+{
+  size_t used = (size_t)snprintf(text, size, "[");
+  for (int d = 0; d < count && used < size; d++)
+    used += (size_t)snprintf(text + used, size - used, "%s%lld", d > 0 ? ", " : "",
+                             (long long)sizes[d]);
+  if (used < size)
+    snprintf(text + used, size - used, "]");
+}
+
+/* "[B, H, NQ, D]", numbers where a dim has no name. */
+static void describe_dims(const struct workload *workload, const struct workload_shape *shape,
+                          char *text, size_t size)
+{
+  static const char *const names[] = {
+      [DIM_B] = "B",   [DIM_H] = "H", [DIM_G] = "G",   [DIM_NQ] = "NQ",
+      [DIM_NK] = "NK", [DIM_D] = "D", [DIM_DV] = "DV", [DIM_EXPR] = NULL};
+  size_t used = (size_t)snprintf(text, size, "[");
+  for (int d = 0; d < shape->ndim && used < size; d++) {
+    enum dim_kind kind = shape->kinds[d];
+    bool packed = workload->ragged && d == 0 && (kind == DIM_NQ || kind == DIM_NK);
+    char number[32];
+    snprintf(number, sizeof(number), "%lld", (long long)shape->dims[d]);
+    used += (size_t)snprintf(text + used, size - used, "%s%s", d > 0 ? ", " : "",
+                             packed                ? "total"
+                             : names[kind] == NULL ? number
+                                                   : names[kind]);
+  }
+  if (used < size)
+    snprintf(text + used, size - used, "]");
+}
+
 /* What the other parts index without asking must have the shape that the spec and q and k ask for.
  */
 static enum exit_status check_shape(struct workload *workload, enum workload_role role,
@@ -237,7 +270,7 @@ static enum exit_status check_shape(struct workload *workload, enum workload_rol
 {
   struct tensor *tensor = workload_tensor(workload, role, number);
   struct workload_shape shape;
-  char text[2][160] = {"", ""};
+  char own[160], dims[160], wanted[160];
   if (!workload_shape(workload, role, number, &shape))
     return EXIT_WRONG;
   bool same = tensor->ndim == shape.ndim;
@@ -245,17 +278,14 @@ static enum exit_status check_shape(struct workload *workload, enum workload_rol
     same = tensor->shape[d] == shape.dims[d];
   if (same)
     return EXIT_FINE;
-  for (int side = 0; side < 2; side++) {
-    int count = side == 0 ? tensor->ndim : shape.ndim;
-    const int64_t *dims = side == 0 ? tensor->shape : shape.dims;
-    for (int d = 0; d < count; d++) {
-      size_t used = strlen(text[side]);
-      snprintf(text[side] + used, sizeof(text[side]) - used, "%s%lld", d > 0 ? ", " : "",
-               (long long)dims[d]);
-    }
-  }
-  return fail_with(EXIT_WRONG, "tensor '%s' is [%s]; with these sizes the spec needs [%s]",
-                   tensor->name, text[0], text[1]);
+  describe_sizes(tensor->shape, tensor->ndim, own, sizeof(own));
+  describe_dims(workload, &shape, dims, sizeof(dims));
+  describe_sizes(shape.dims, shape.ndim, wanted, sizeof(wanted));
+  /* as [B, NQ, H, D], which others take */
+  bool swapped = role != WORKLOAD_INPUT && tensor->ndim == 4 && shape.ndim == 4 &&
+                 tensor->shape[2] == shape.dims[1] && tensor->shape[1] != shape.dims[1];
+  return fail_with(EXIT_WRONG, "tensor '%s' is %s; the spec needs %s, here %s%s", tensor->name, own,
+                   dims, wanted, swapped ? "; heads come before tokens: array.swapaxes(1, 2)" : "");
 }
 
 static enum exit_status bind_one(struct workload *workload, struct tensor_list *all,

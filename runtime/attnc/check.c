@@ -28,9 +28,10 @@ struct variant {
 struct check_request {
   int type;
   bool quick, json;
-  uint64_t seed, threads;
-  struct option_list sets;
-  const char *name, *device;
+  uint64_t seed;
+  struct option_list sets, schedule;
+  const char *name;
+  struct prepare_target target;
 };
 
 struct check_state {
@@ -114,18 +115,9 @@ static void run_case(void *user, int64_t task, unsigned worker)
 static attn_status compile_variant(struct check_state *state, struct variant *variant,
                                    const struct document *document, char *error, size_t size)
 {
-  static const attn_type types[] = {
-      [DTYPE_F32] = ATTN_TYPE_F32, [DTYPE_F16] = ATTN_TYPE_F16, [DTYPE_BF16] = ATTN_TYPE_BF16};
   attn_setting sets[OPTION_LIST_MAX];
-  size_t count = state->request->sets.count;
-  for (size_t k = 0; k < count; k++)
-    sets[k] = (attn_setting){document->sets[k].name, document->sets[k].value};
-  attn_compile_options options = ATTN_COMPILE_OPTIONS_INIT;
-  options.attention = state->attention;
-  options.type = types[state->type];
-  options.sets = sets;
-  options.set_count = count;
-  options.read_import = document_read_import;
+  attn_compile_options options = prepare_compile(document, state->attention, state->type,
+                                                 &state->request->target.schedule, sets);
   options.error = error;
   options.error_size = size;
   attn_status status = attn_compile(state->context, variant->text, variant->length, state->path,
@@ -394,10 +386,10 @@ static enum exit_status check_all(struct check_state *state, int count, char **p
 {
   char error[512] = "";
   unsigned threads;
-  if (!thread_count_choose((unsigned)state->request->threads, getenv("ATTN_NUM_THREADS"), &threads,
-                           error, sizeof(error)))
+  if (!thread_count_choose((unsigned)state->request->target.threads, getenv("ATTN_NUM_THREADS"),
+                           &threads, error, sizeof(error)))
     return fail_with(EXIT_USAGE, "%s", error);
-  enum exit_status worst = prepare_context(state->request->device, threads, &state->context);
+  enum exit_status worst = prepare_context(state->request->target.device, threads, &state->context);
   if (worst != EXIT_FINE)
     return worst;
   pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -419,7 +411,7 @@ static enum exit_status check_all(struct check_state *state, int count, char **p
 
 enum exit_status command_check(int argc, char **argv)
 {
-  struct check_request request = {.device = "cpu"};
+  struct check_request request = {.target.device = "cpu"};
   const struct option options[] = {
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "check this type only", &request.type, 0, 0},
       {"quick", 'q', OPTION_FLAG, NULL, "small shapes only", &request.quick, 0, 0},
@@ -429,9 +421,10 @@ enum exit_status command_check(int argc, char **argv)
        &request.sets, 0, 0},
       {"name", 'n', OPTION_TEXT, "NAME", "check this attention only", &request.name, 0, 0},
       {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.device, 0, 0},
-      {"threads", 0, OPTION_NUMBER, "N", "threads; all processors by default", &request.threads, 1,
-       1024},
+       &request.target.device, 0, 0},
+      {"threads", 0, OPTION_NUMBER, "N", "threads; all processors by default",
+       &request.target.threads, 1, 1024},
+      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
       {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
   };
   const struct usage usage = {
@@ -449,6 +442,10 @@ enum exit_status command_check(int argc, char **argv)
   };
   enum exit_status status;
   if (!options_parse(&usage, &argc, argv, &status))
+    return status;
+  status = schedule_option(&request.schedule, target_of_device(request.target.device),
+                           &request.target.schedule);
+  if (status != EXIT_FINE)
     return status;
   struct check_state *state = mem_alloc_zeroed(1, sizeof(*state));
   if (state == NULL)

@@ -125,6 +125,11 @@ static char *read_stream(FILE *file, const char *path, size_t *length, enum exit
       *status = fail_with(EXIT_WRONG, "%s: cannot read it: %s", path, strerror(errno));
       break;
     }
+    if (memchr(text, '\0', used) != NULL) {
+      *status =
+          fail_with(EXIT_WRONG, "%s: it holds zero bytes, so is no text; check the path", path);
+      break;
+    }
     if (feof(file)) {
       text[used] = '\0';
       *length = used;

@@ -44,40 +44,15 @@ static void add(struct slice *slice, double out, double ref, double naive, int64
   slice->place[slice->count++] = place;
 }
 
-static bool differs_in_kind(double out, double ref)
-{
-  if (isfinite(ref))
-    return !isfinite(out);
-  return isnan(ref) ? !isnan(out) : out != ref;
-}
-
-/* The element to show: one of the wrong kind, else the one furthest off. */
-static size_t worst_element(const struct slice *slice)
-{
-  size_t worst = 0;
-  double distance = -1;
-  for (size_t n = 0; n < slice->count; n++) {
-    if (differs_in_kind(slice->out[n], slice->ref[n]))
-      return n;
-    if (isfinite(slice->ref[n]) && fabs(slice->out[n] - slice->ref[n]) > distance) {
-      distance = fabs(slice->out[n] - slice->ref[n]);
-      worst = n;
-    }
-  }
-  return worst;
-}
-
-/* Applies the rule. `width`: elements of a row, 0 when a row is one number. */
-static void judge(const struct slice *slice, const char *name, int64_t b, int64_t h, int64_t width,
-                  struct comparison *comparison)
+/* Applies the rule to what is of `type`. `width`: elements of a row, 0 when a row is one number. */
+static void judge(const struct slice *slice, const char *name, enum dtype type, int64_t b,
+                  int64_t h, int64_t width, struct comparison *comparison)
 {
   if (slice->count == 0)
     return;
-  struct ref_error error = ref_compare(slice->out, slice->ref, slice->naive, slice->count);
+  struct ref_error error = ref_compare(slice->out, slice->ref, slice->naive, slice->count, type);
   double ratio =
       error.out_error == 0 ? 0 : error.out_error / error.bound; /* infinite for a bound of 0 */
-  if (!error.ok && !(ratio > 1))
-    ratio = (double)INFINITY;
   bool is_o = strcmp(name, "o") == 0;
   if (is_o && error.out_error > comparison->max_error)
     comparison->max_error = error.out_error;
@@ -88,11 +63,10 @@ static void judge(const struct slice *slice, const char *name, int64_t b, int64_
   comparison->worst_ratio = ratio;
   if (is_o)
     comparison->bound = error.bound;
-  size_t worst = worst_element(slice);
-  int64_t place = slice->place[worst] % slice->per_head;
-  h += slice->place[worst] / slice->per_head;
-  comparison->out = slice->out[worst];
-  comparison->ref = slice->ref[worst];
+  int64_t place = slice->place[error.worst] % slice->per_head;
+  h += slice->place[error.worst] / slice->per_head;
+  comparison->out = slice->out[error.worst];
+  comparison->ref = slice->ref[error.worst];
   int used = snprintf(comparison->where, sizeof(comparison->where), "%s[%lld, %lld, %lld", name,
                       (long long)b, (long long)h, (long long)(width > 0 ? place / width : place));
   if (width > 0)
@@ -189,7 +163,8 @@ static bool compare_subject(struct workload *workload, const struct subject *sub
       for (uint32_t n = 0; n < together; n++, row += queries)
         if (!is_mass || !has_near_tie(exact, row, queries))
           gather(workload, subject, exact, b, h + n, heads, row, n * slice->per_head, slice);
-      judge(slice, subject->name, b, h, extent.width, comparison);
+      judge(slice, subject->name, subject->is_o ? workload->type : DTYPE_F32, b, h, extent.width,
+            comparison);
     }
   }
   return true;

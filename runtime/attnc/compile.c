@@ -249,7 +249,7 @@ static enum exit_status compile(struct compile_state *state, struct compile_requ
   if (status == EXIT_FINE)
     status = find_kernel(request->kernel, &options.kernel);
   if (status == EXIT_FINE)
-    status = schedule_option(&request->schedule, &options.schedule);
+    status = schedule_option(&request->schedule, options.target, &options.schedule);
   if (status == EXIT_FINE)
     status = check_request(request, is_tile);
   if (request->emit == EMIT_DEFAULT)

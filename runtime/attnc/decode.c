@@ -13,11 +13,12 @@
 enum { DEFAULT_STEPS = 64, MOST_STEPS = 1 << 20, MOST_BATCH = 4096, MOST_ROWS = 4096 };
 
 struct decode_request {
-  uint64_t steps, prompt, shared_prefix, batch, rows, seed, threads;
-  const char *name, *device;
+  uint64_t steps, prompt, shared_prefix, batch, rows, seed;
+  const char *name;
+  struct prepare_target target;
   int type;
   bool json, unchecked;
-  struct option_list files, params, sets;
+  struct option_list files, params, sets, schedule;
 };
 
 struct figures {
@@ -260,8 +261,8 @@ static enum exit_status run(struct decode *decode, struct document *document,
   if (status == EXIT_FINE)
     status = decode_share_check(decode);
   if (status == EXIT_FINE)
-    status = prepare_program(&decode->prepared, &decode->whole, document, request->device,
-                             request->threads, request->json);
+    status = prepare_program(&decode->prepared, &decode->whole, document, &request->target,
+                             request->json);
   if (status == EXIT_FINE)
     status = decode_run(decode);
   if (status == EXIT_FINE)
@@ -277,7 +278,8 @@ static enum exit_status run(struct decode *decode, struct document *document,
 
 enum exit_status command_decode(int argc, char **argv)
 {
-  struct decode_request request = {.steps = DEFAULT_STEPS, .batch = 1, .rows = 1, .device = "cpu"};
+  struct decode_request request = {
+      .steps = DEFAULT_STEPS, .batch = 1, .rows = 1, .target.device = "cpu"};
   const struct option options[] = {
       {"steps", 0, OPTION_NUMBER, "N", "steps after the prompt; 64 by default", &request.steps, 1,
        MOST_STEPS},
@@ -301,9 +303,10 @@ enum exit_status command_decode(int argc, char **argv)
       {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
        &request.name, 0, 0},
       {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.device, 0, 0},
+       &request.target.device, 0, 0},
       {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
-       &request.threads, 1, 1024},
+       &request.target.threads, 1, 1024},
+      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
       {"no-check", 0, OPTION_FLAG, NULL, "do not compare with the reference", &request.unchecked, 0,
        0},
       {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
@@ -319,6 +322,10 @@ enum exit_status command_decode(int argc, char **argv)
   };
   enum exit_status status;
   if (!options_parse(&usage, &argc, argv, &status))
+    return status;
+  status = schedule_option(&request.schedule, target_of_device(request.target.device),
+                           &request.target.schedule);
+  if (status != EXIT_FINE)
     return status;
   struct decode *decode = mem_alloc_zeroed(1, sizeof(*decode));
   if (decode == NULL)

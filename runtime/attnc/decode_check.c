@@ -483,9 +483,9 @@ enum exit_status decode_check_prefill(struct decode *decode)
   }
   for (int64_t n = 0, count = tensor_count(&steps); n < count && status == EXIT_FINE; n++) {
     int64_t token = n / steps.shape[3] % steps.shape[2];
-    double difference = fabs(tensor_get(&steps, n) - tensor_get(&whole->o, n));
-    if (is_whole(decode, token) && !(difference <= decode->prefill_error))
-      decode->prefill_error = difference;
+    if (is_whole(decode, token))
+      decode->prefill_error =
+          fmax(decode->prefill_error, tensor_element_distance(&steps, &whole->o, n));
   }
   tensor_free(&whole->o);
   whole->o = steps;

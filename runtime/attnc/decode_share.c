@@ -68,11 +68,6 @@ enum exit_status decode_share_tokens(struct decode *decode)
 void decode_share_compare(struct decode *decode, const struct tensor *shared,
                           const struct tensor *apart)
 {
-  for (int64_t n = 0; n < tensor_count(shared); n++) {
-    const double x = tensor_get(shared, n), y = tensor_get(apart, n);
-    if (x == y || (isnan(x) && isnan(y)))
-      continue;
-    const double error = isnan(x) || isnan(y) ? (double)INFINITY : fabs(x - y);
-    decode->sharing_error = fmax(decode->sharing_error, error);
-  }
+  for (int64_t n = 0; n < tensor_count(shared); n++)
+    decode->sharing_error = fmax(decode->sharing_error, tensor_element_distance(shared, apart, n));
 }

@@ -19,6 +19,20 @@ const char *device_text(const attn_context *context, char buffer[32])
   return buffer;
 }
 
+const char *device_name(const attn_context *context, char buffer[128])
+{
+  enum { MOST = 64 };
+  attn_device_info devices[MOST];
+  size_t count = 0;
+  buffer[0] = '\0';
+  if (!is_on_device(context) || attn_device_list(devices, MOST, &count, NULL, 0) != ATTN_OK)
+    return buffer;
+  for (size_t k = 0; k < count && k < MOST; k++)
+    if (devices[k].number == attn_context_device(context).device_id)
+      memcpy(buffer, devices[k].name, sizeof(devices[k].name));
+  return buffer;
+}
+
 /* ---- tensors ---- */
 
 /* The place of a tensor that is in use, in order; NULL at the end. */

@@ -8,6 +8,8 @@
 
 /* "cpu", "cuda:1" */
 const char *device_text(const attn_context *context, char buffer[32]);
+/* The name that its driver gives a GPU: "NVIDIA A100-SXM4-80GB". "" for the CPU. */
+const char *device_name(const attn_context *context, char buffer[128]);
 
 /* Copies every tensor to the device of the context, so that launches take it there. After a failure
  * too device_release is to be called, before the context is freed. */

@@ -160,7 +160,7 @@ enum exit_status explain_open(struct explanation *x, const struct explain_reques
   enum exit_status status =
       target_option(request->target != NULL ? request->target : "host", &x->target);
   if (status == EXIT_FINE)
-    status = schedule_option(&request->schedule, &x->schedule);
+    status = schedule_option(&request->schedule, x->target, &x->schedule);
   if (status == EXIT_FINE)
     status = document_open(&x->document, path, &request->sets, request->json);
   if (status == EXIT_FINE)

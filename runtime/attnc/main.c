@@ -43,7 +43,7 @@ static enum exit_status dispatch(int argc, char **argv)
       return commands[k].run(argc - 2, argv + 2);
   }
   names[COMMAND_COUNT] = "help";
-  const char *nearest = diag_nearest(argv[1], names, COMMAND_COUNT + 1);
+  const char *nearest = diag_nearest(argv[1] + strspn(argv[1], "-"), names, COMMAND_COUNT + 1);
   const char *what = argv[1][0] == '-' ? "option" : "command";
   if (nearest != NULL)
     complain("there is no %s '%s'; did you mean '%s'?", what, argv[1], nearest);

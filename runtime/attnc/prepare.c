@@ -11,6 +11,13 @@
 
 /* ---- sizes ---- */
 
+static bool complain_of_sizes(const char *option, const char *name, const char *wrong)
+{
+  complain("--%s %s%s; it takes B=1,NQ=512,NK=512: sequences, queries and keys of each", option,
+           name, wrong);
+  return false;
+}
+
 /* B=2,NQ=512,NK=512 in any order; B is 1 and NK is NQ where they are left out. */
 static bool parse_sizes(const struct prepare_request *request, int64_t sizes[3])
 {
@@ -26,14 +33,16 @@ static bool parse_sizes(const struct prepare_request *request, int64_t sizes[3])
     size_t k = 0;
     snprintf(part, sizeof(part), "%.*s",
              length < sizeof(part) ? (int)length : (int)sizeof(part) - 1, at);
+    if (strchr(part, '=') == NULL)
+      return complain_of_sizes(request->option, part, " is no NAME=VALUE");
     if (!option_split(request->option, part, name, sizeof(name), &value))
       return false;
     while (k < 3 && strcmp(names[k], name) != 0)
       k++;
-    if (k == 3) {
-      complain("--%s takes B, NQ and NK, not '%s'", request->option, name);
-      return false;
-    }
+    if (k == 3)
+      return complain_of_sizes(request->option, name, " is no size of a call");
+    if (given[k])
+      return complain_of_sizes(request->option, name, " is given twice");
     if (!parse_number(value, 0, PREPARE_MAX_SIZE, &number)) {
       complain("--%s %s takes a whole number from 0 to %d, not '%s'", request->option, name,
                PREPARE_MAX_SIZE, value);
@@ -43,14 +52,23 @@ static bool parse_sizes(const struct prepare_request *request, int64_t sizes[3])
     given[k] = true;
     at += length + (at[length] == ',');
   }
-  if (!given[1]) {
-    complain("--%s needs the number of queries: --%s B=1,NQ=512,NK=512", request->option,
-             request->option);
-    return false;
-  }
+  if (!given[1])
+    return complain_of_sizes(request->option, "NQ", " is missing");
   if (!given[2])
     sizes[2] = sizes[1];
   return true;
+}
+
+bool prepare_has_source(const char *command, const char *option, const char *sizes,
+                        const struct option_list *files)
+{
+  if (sizes != NULL && files->count > 0)
+    complain("--%s and --in both say what %s takes; leave one out", option, command);
+  else if (sizes == NULL && files->count == 0)
+    complain("%s needs either --%s B=1,NQ=512,NK=512 or --in FILE", command, option);
+  else
+    return true;
+  return false;
 }
 
 static enum exit_status set_sizes(struct workload *workload, const struct prepare_request *request)
@@ -167,27 +185,46 @@ enum exit_status prepare_context(const char *device, uint64_t threads, attn_cont
   return fail_with(status == ATTN_ERROR_ARGUMENT ? EXIT_USAGE : exit_of_attn(status), "%s", error);
 }
 
-enum exit_status prepare_program(struct prepared *prepared, const struct workload *workload,
-                                 const struct document *document, const char *device,
-                                 uint64_t threads, bool json)
+attn_compile_options prepare_compile(const struct document *document, const char *attention,
+                                     enum dtype type, const struct schedule *schedule,
+                                     attn_setting sets[OPTION_LIST_MAX])
 {
   static const attn_type types[] = {
       [DTYPE_F32] = ATTN_TYPE_F32, [DTYPE_F16] = ATTN_TYPE_F16, [DTYPE_BF16] = ATTN_TYPE_BF16};
+  for (size_t k = 0; k < document->set_count; k++)
+    sets[k] = (attn_setting){document->sets[k].name, document->sets[k].value};
+  attn_compile_options options = ATTN_COMPILE_OPTIONS_INIT;
+  options.attention = attention;
+  options.type = types[type];
+  options.sets = sets;
+  options.set_count = document->set_count;
+  options.schedule = (attn_schedule){.rows = schedule->rows,
+                                     .columns = schedule->columns,
+                                     .lanes = schedule->lanes,
+                                     .row_vectors = schedule->row_vectors,
+                                     .column_registers = schedule->column_registers,
+                                     .warps = schedule->warps,
+                                     .column_warps = schedule->column_warps,
+                                     .stages = schedule->stages};
+  options.decode_tasks = schedule->tasks;
+  options.decode_part = schedule->part;
+  options.read_import = document_read_import;
+  return options;
+}
+
+enum exit_status prepare_program(struct prepared *prepared, const struct workload *workload,
+                                 const struct document *document,
+                                 const struct prepare_target *target, bool json)
+{
   char error[1024] = "";
   char *diagnostics = NULL;
   attn_setting sets[OPTION_LIST_MAX];
   *prepared = (struct prepared){0};
-  enum exit_status created = prepare_context(device, threads, &prepared->context);
+  enum exit_status created = prepare_context(target->device, target->threads, &prepared->context);
   if (created != EXIT_FINE)
     return created;
-  for (size_t k = 0; k < document->set_count; k++)
-    sets[k] = (attn_setting){document->sets[k].name, document->sets[k].value};
-  attn_compile_options compile = ATTN_COMPILE_OPTIONS_INIT;
-  compile.attention = workload->spec->name;
-  compile.type = types[workload->type];
-  compile.sets = sets;
-  compile.set_count = document->set_count;
-  compile.read_import = document_read_import;
+  attn_compile_options compile =
+      prepare_compile(document, workload->spec->name, workload->type, &target->schedule, sets);
   compile.diagnostics = &diagnostics;
   compile.diagnostics_format = json            ? ATTN_DIAGNOSTICS_JSON
                                : wants_color() ? ATTN_DIAGNOSTICS_COLOR
@@ -200,6 +237,11 @@ enum exit_status prepare_program(struct prepared *prepared, const struct workloa
   if (status == ATTN_OK)
     status = attn_program_prepare(prepared->program, compile.type);
   prepared->compile_ms = now_ms() - start;
+  attn_timings stages;
+  prepared->from_cache =
+      status == ATTN_OK &&
+      attn_program_timings(prepared->program, compile.type, &stages) == ATTN_OK &&
+      stages.optimize == 0 && stages.emit == 0;
   if (status != ATTN_OK && diagnostics != NULL)
     fputs(diagnostics, json ? stdout : stderr);
   else if (status != ATTN_OK)

@@ -14,11 +14,12 @@
 enum { MAX_REPEAT = 1000000, DEFAULT_REPEAT = 5 };
 
 struct run_request {
-  const char *random, *output, *name, *device;
+  const char *random, *output, *name;
+  struct prepare_target target;
   int type;
-  uint64_t seed, threads, repeat, batch, head;
+  uint64_t seed, repeat, batch, head;
   bool compare, show_mask, json;
-  struct option_list files, params, sets;
+  struct option_list files, params, sets, schedule;
 };
 
 struct run_state {
@@ -70,12 +71,8 @@ static enum exit_status compare_expected(struct run_state *state)
         "the file's 'o' has %lld elements and the result %lld; leave it out of the file, or fix it",
         (long long)tensor_count(expected), (long long)tensor_count(o));
   for (int64_t n = 0; n < tensor_count(o); n++) {
-    double wanted = tensor_get(expected, n);
-    double distance = fabs(tensor_get(o, n) - wanted);
-    if (isnan(distance))
-      distance = isnan(wanted) && isnan(tensor_get(o, n)) ? 0 : (double)INFINITY;
-    state->expected_error = fmax(state->expected_error, distance);
-    state->expected_scale = fmax(state->expected_scale, fabs(wanted));
+    state->expected_error = fmax(state->expected_error, tensor_element_distance(o, expected, n));
+    state->expected_scale = fmax(state->expected_scale, fabs(tensor_get(expected, n)));
   }
   return EXIT_FINE;
 }
@@ -153,7 +150,8 @@ static void print_table(const struct run_state *state)
   print_shape(&workload->o);
   for (uint32_t k = 0; k < spec->output_count; k++)
     print_shape(&workload->outputs[k]);
-  printf("%-11s%.1f ms\n", "compile", state->prepared.compile_ms);
+  printf("%-11s%.1f ms%s\n", "compile", state->prepared.compile_ms,
+         state->prepared.from_cache ? ", from the code cache" : "");
   printf("%-11s%.3f ms (median of %llu)\n", "run", state->run_ms,
          (unsigned long long)state->request->repeat);
   printf("%-11s%.1f GFLOP/s over the visible pairs\n", "speed", gflops(state));
@@ -195,6 +193,7 @@ static void print_json(const struct run_state *state)
     json_shape(&json, &workload->outputs[k]);
   json_close(&json, ']');
   json_number(&json, "compile_ms", state->prepared.compile_ms);
+  json_bool(&json, "from_cache", state->prepared.from_cache);
   json_number(&json, "run_ms", state->run_ms);
   json_number(&json, "gflops", gflops(state));
   json_integer(&json, "visible", (int64_t)state->visible);
@@ -267,8 +266,8 @@ static enum exit_status run(struct run_state *state, const char *path)
   if (status == EXIT_FINE)
     status = check_picture(state);
   if (status == EXIT_FINE)
-    status = prepare_program(&state->prepared, &state->workload, &state->document, request->device,
-                             request->threads, request->json);
+    status = prepare_program(&state->prepared, &state->workload, &state->document, &request->target,
+                             request->json);
   if (status == EXIT_FINE)
     status = launch(state);
   if (status == EXIT_FINE && !visible_count(&state->workload, &state->visible, &state->pairs))
@@ -292,7 +291,7 @@ static enum exit_status run(struct run_state *state, const char *path)
 
 enum exit_status command_run(int argc, char **argv)
 {
-  struct run_request request = {.repeat = DEFAULT_REPEAT, .device = "cpu"};
+  struct run_request request = {.repeat = DEFAULT_REPEAT, .target.device = "cpu"};
   const struct option options[] = {
       {"in", 'i', OPTION_LIST, "[NAME=]FILE", "tensors from a .safetensors or .npy file",
        &request.files, 0, 0},
@@ -309,9 +308,10 @@ enum exit_status command_run(int argc, char **argv)
       {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
        &request.name, 0, 0},
       {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.device, 0, 0},
+       &request.target.device, 0, 0},
       {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
-       &request.threads, 1, 1024},
+       &request.target.threads, 1, 1024},
+      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
       {"repeat", 0, OPTION_NUMBER, "N", "timed launches after the first; 5 by default",
        &request.repeat, 1, MAX_REPEAT},
       {"compare", 'c', OPTION_FLAG, NULL, "compare with the reference; exit with 1 if it differs",
@@ -341,8 +341,12 @@ enum exit_status command_run(int argc, char **argv)
   enum tensor_format format;
   if (!options_parse(&usage, &argc, argv, &status))
     return status;
-  if ((request.random != NULL) == (request.files.count > 0))
-    return fail_with(EXIT_USAGE, "run needs either --in FILE or --random B=1,NQ=512,NK=512");
+  status = schedule_option(&request.schedule, target_of_device(request.target.device),
+                           &request.target.schedule);
+  if (status != EXIT_FINE)
+    return status;
+  if (!prepare_has_source("run", "random", request.random, &request.files))
+    return EXIT_USAGE;
   if (request.output != NULL && !tensor_format_of(request.output, &format))
     return fail_with(EXIT_USAGE, "-o %s: end the name with .safetensors or .npy", request.output);
   struct run_state state = {.request = &request};

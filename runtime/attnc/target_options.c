@@ -21,17 +21,33 @@ enum exit_status target_option(const char *name, enum target *target)
   return fail_with(EXIT_USAGE, "there is no target '%s'; attnc targets lists them", name);
 }
 
-enum exit_status schedule_option(const struct option_list *list, struct schedule *schedule)
+enum target target_of_device(const char *device)
 {
-  static const char *const names[] = {
-      "rows",  "columns",      "lanes",  "row_vectors", "column_registers",
-      "warps", "column_warps", "stages", "tasks",       "part"};
-  uint32_t *const fields[] = {
-      &schedule->rows,         &schedule->columns,          &schedule->lanes,
-      &schedule->row_vectors,  &schedule->column_registers, &schedule->warps,
-      &schedule->column_warps, &schedule->stages,           &schedule->tasks,
-      &schedule->part};
-  enum { COUNT = sizeof(names) / sizeof(names[0]), MOST_OF_TILES = 4096, MOST = 1 << 30 };
+  return strncmp(device, "cuda", 4) == 0 ? TARGET_SM_80 : TARGET_HOST;
+}
+
+enum exit_status schedule_option(const struct option_list *list, enum target target,
+                                 struct schedule *schedule)
+{
+  enum kind { OF_TILES, OF_HOST, OF_GPUS, OF_DECODE };
+  const struct {
+    const char *name;
+    uint32_t *number;
+    enum kind kind;
+  } fields[] = {{"rows", &schedule->rows, OF_TILES},
+                {"columns", &schedule->columns, OF_TILES},
+                {"lanes", &schedule->lanes, OF_HOST},
+                {"row_vectors", &schedule->row_vectors, OF_HOST},
+                {"column_registers", &schedule->column_registers, OF_HOST},
+                {"warps", &schedule->warps, OF_GPUS},
+                {"column_warps", &schedule->column_warps, OF_GPUS},
+                {"stages", &schedule->stages, OF_GPUS},
+                {"tasks", &schedule->tasks, OF_DECODE},
+                {"part", &schedule->part, OF_DECODE}};
+  enum { COUNT = sizeof(fields) / sizeof(fields[0]), MOST_OF_TILES = 4096, MOST = 1 << 30 };
+  const char *names[COUNT];
+  for (size_t n = 0; n < COUNT; n++)
+    names[n] = fields[n].name;
   for (size_t k = 0; k < list->count; k++) {
     char name[32];
     const char *value;
@@ -47,17 +63,20 @@ enum exit_status schedule_option(const struct option_list *list, struct schedule
                        nearest != NULL ? "; did you mean '" : "", nearest != NULL ? nearest : "",
                        nearest != NULL ? "'?" : "");
     }
-    if (fields[n] == &schedule->tasks && strcmp(value, "all") == 0) {
+    enum kind kind = fields[n].kind;
+    if (kind == (target == TARGET_HOST ? OF_GPUS : OF_HOST))
+      return fail_with(EXIT_USAGE, "--schedule %s is for %s; leave it out", name,
+                       kind == OF_HOST ? "the host, not for GPUs" : "GPUs, not for the host");
+    bool all = fields[n].number == &schedule->tasks;
+    if (all && strcmp(value, "all") == 0) {
       schedule->tasks = SCHEDULE_ALL_TASKS;
       continue;
     }
-    bool of_tiles = fields[n] != &schedule->tasks && fields[n] != &schedule->part;
-    uint64_t most = of_tiles ? MOST_OF_TILES : MOST;
+    uint64_t most = kind == OF_DECODE ? MOST : MOST_OF_TILES;
     if (!parse_number(value, 1, most, &number))
       return fail_with(EXIT_USAGE, "--schedule %s takes a whole number from 1 to %llu%s, not '%s'",
-                       name, (unsigned long long)most,
-                       fields[n] == &schedule->tasks ? ", or 'all'" : "", value);
-    *fields[n] = (uint32_t)number;
+                       name, (unsigned long long)most, all ? ", or 'all'" : "", value);
+    *fields[n].number = (uint32_t)number;
   }
   return EXIT_FINE;
 }

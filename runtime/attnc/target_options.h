@@ -7,8 +7,13 @@
 
 #define SCHEDULE_OPTION_HELP "rows, columns, warps, ... of a tile, instead of the table's"
 
-/* Each a status other than FINE after a complaint. */
+/* Each a status other than FINE after a complaint, as fields of a schedule are that `target` does
+ * not have. */
 enum exit_status target_option(const char *name, enum target *target);
-enum exit_status schedule_option(const struct option_list *list, struct schedule *schedule);
+enum exit_status schedule_option(const struct option_list *list, enum target target,
+                                 struct schedule *schedule);
+
+/* Of what --device names. */
+enum target target_of_device(const char *device);
 
 #endif

@@ -212,6 +212,14 @@ double tensor_get(const struct tensor *tensor, int64_t index)
   return 0;
 }
 
+double tensor_element_distance(const struct tensor *a, const struct tensor *b, int64_t index)
+{
+  double x = tensor_get(a, index), y = tensor_get(b, index);
+  if (x == y || (isnan(x) && isnan(y)))
+    return 0;
+  return isnan(x) || isnan(y) ? (double)INFINITY : fabs(x - y);
+}
+
 void tensor_set(struct tensor *tensor, int64_t index, double value)
 {
   assert(index >= 0 && index < tensor_count(tensor));

@@ -71,6 +71,9 @@ int64_t tensor_count(const struct tensor *tensor); /* elements */
 
 /* Element INDEX in row-major order, 0 <= index < tensor_count. i64 loses bits beyond 2^53. */
 double tensor_get(const struct tensor *tensor, int64_t index);
+/* How far the elements of two tensors are from each other: 0 for two NaNs or infinities of one
+ * sign, infinite where they are of different kinds. */
+double tensor_element_distance(const struct tensor *a, const struct tensor *b, int64_t index);
 /* Floats round to nearest even and overflow to infinity; integers round to nearest even and
  * saturate, NaN giving 0; bool is false for zero only. */
 void tensor_set(struct tensor *tensor, int64_t index, double value);

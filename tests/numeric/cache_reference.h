@@ -181,11 +181,11 @@ static inline void cache_rows(struct cache_world *w, const struct tile_array *a,
     }
 }
 
-static inline void cache_compare(struct cache_world *w, const char *what, int64_t b, int64_t h,
-                                 const double *out, const double *exact, const double *naive,
-                                 int64_t count)
+static inline void cache_compare(struct cache_world *w, const char *what, enum dtype type,
+                                 int64_t b, int64_t h, const double *out, const double *exact,
+                                 const double *naive, int64_t count)
 {
-  struct ref_error error = ref_compare(out, exact, naive, (size_t)count);
+  struct ref_error error = ref_compare(out, exact, naive, (size_t)count, type);
   ck_assert_msg(error.ok,
                 "%s in %s, seed %u, sequence %d of %d keys, head %d: off by %g, allowed %g", what,
                 dtype_name(w->compiled->options.type), w->batch.seed, (int)b, (int)cache_keys(w, b),
@@ -224,7 +224,7 @@ static inline void cache_world_check(struct cache_world *w, const char *text)
     for (int64_t h = 0; h < spec->query_heads; h++) {
       int64_t first = h * queries;
       cache_rows(w, cache_array(w, "o"), b, h, spec->dim_v, out);
-      cache_compare(w, text, b, h, out, exact.o + first * spec->dim_v,
+      cache_compare(w, text, type, b, h, out, exact.o + first * spec->dim_v,
                     naive.o + first * spec->dim_v, queries * spec->dim_v);
       for (uint32_t n = 0; n < spec->output_count; n++) {
         const struct tile_array *a = cache_array_with_role(w, TILE_ROLE_OUTPUT, n);
@@ -232,20 +232,20 @@ static inline void cache_world_check(struct cache_world *w, const char *text)
         if (spec->outputs[n].kind == OUTPUT_MASS) {
           for (int64_t j = 0; j < keys; j++)
             out[j] = tile_array_get(a, (b * spec->query_heads + h) * a->sizes[2] + j);
-          cache_compare(w, text, b, h, out, exact.outputs[n] + h * keys,
+          cache_compare(w, text, DTYPE_F32, b, h, out, exact.outputs[n] + h * keys,
                         naive.outputs[n] + h * keys, keys);
         } else if (spec->outputs[n].kind == OUTPUT_WEIGHTS) {
           for (int64_t r = 0; r < queries && !w->batch.packed; r++) {
             int64_t row = (b * spec->query_heads + h) * w->batch.queries + r;
             for (int64_t j = 0; j < keys; j++)
               out[j] = tile_array_get(a, row * a->sizes[3] + j);
-            cache_compare(w, text, b, h, out, exact.outputs[n] + (first + r) * keys,
+            cache_compare(w, text, DTYPE_F32, b, h, out, exact.outputs[n] + (first + r) * keys,
                           naive.outputs[n] + (first + r) * keys, keys);
           }
         } else {
           cache_rows(w, a, b, h, 1, out);
-          cache_compare(w, text, b, h, out, exact.outputs[n] + first, naive.outputs[n] + first,
-                        queries);
+          cache_compare(w, text, DTYPE_F32, b, h, out, exact.outputs[n] + first,
+                        naive.outputs[n] + first, queries);
         }
       }
     }

@@ -306,7 +306,8 @@ static inline void compare_rows(struct world *w, struct sizes sizes, const struc
       out[r * width + c] = expected.near_tie[r]
                                ? expected.exact[r * width + c]
                                : tile_array_get(a, row_element(w, sizes, b, h, r, width) + c);
-  struct ref_error error = ref_compare(out, expected.exact, expected.naive, (size_t)(rows * width));
+  struct ref_error error =
+      ref_compare(out, expected.exact, expected.naive, (size_t)(rows * width), a->type);
   bool close = error.ok || error.out_error <= slack * error.scale;
   ck_assert_msg(close,
                 "%s%s in %s, B = %d, NQ = %d, NK = %d, sequence %d, head %d: off by %g, allowed %g",

@@ -177,6 +177,30 @@ START_TEST(coefficients_of_rows_wait)
 }
 END_TEST
 
+/* So are the factors of a coefficient that varies along keys. */
+START_TEST(factors_of_rows_wait)
+{
+  static const char *const texts[] = {
+      "attention a(p: float = 0.1) {\n dim 16\n heads 4\n mask causal\n"
+      " weight w / (1.0 - p) if uniform(i, j) >= p else 0.0\n}\n",
+      CAUSAL("input g : f32[B, H, NQ]\n weight 0.0 if uniform(i, j) < 0.1 else -(g[b, h, r] * w)"),
+      CAUSAL("weight (w if uniform(i, j) >= 0.1 else 0.0) / 0.9")};
+  struct run run;
+  built(&run, CAUSAL("weight w if uniform(i, j) >= 0.1 else 0.0"), false);
+  const struct tile_region *region = loop_region(kernel_named(&run, "forward"), FULL);
+  size_t products = count_maps_with(region, EXPR_MUL);
+  arena_free(&run.arena);
+  for (size_t n = 0; n < sizeof(texts) / sizeof(texts[0]); n++) {
+    built(&run, texts[n], false);
+    region = loop_region(kernel_named(&run, "forward"), FULL);
+    ck_assert_uint_eq(count_maps_with(region, EXPR_UNIFORM), 1);
+    ck_assert_uint_eq(count_maps_with(region, EXPR_MUL), products);
+    ck_assert_uint_eq(count_maps_with(region, EXPR_DIV) + count_maps_with(region, EXPR_NEG), 0);
+    arena_free(&run.arena);
+  }
+}
+END_TEST
+
 START_TEST(searches_end)
 {
   struct run run;
@@ -312,6 +336,7 @@ int main(void)
   tcase_add_test(tests, parts_are_merged_at_once);
   tcase_add_test(tests, other_weights_take_two);
   tcase_add_test(tests, coefficients_of_rows_wait);
+  tcase_add_test(tests, factors_of_rows_wait);
   tcase_add_test(tests, searches_end);
   tcase_add_test(tests, values_of_rows);
   tcase_add_test(tests, weights_are_cleared_first);

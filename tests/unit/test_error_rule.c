@@ -60,17 +60,52 @@ START_TEST(error_rule)
 {
   const double ref[] = {1.0, -2.0, 4.0};
   const double naive[] = {1.0, -2.01, 4.0};
-  struct ref_error error = ref_compare((double[]){1.02, -2.0, 4.0}, ref, naive, 3);
+  struct ref_error error = ref_compare((double[]){1.02, -2.0, 4.0}, ref, naive, 3, DTYPE_F32);
   ck_assert(error.ok);
   near(error.bound, 0.02 + 4e-5);
-  ck_assert(!ref_compare((double[]){1.0, -2.0, 4.0201}, ref, naive, 3).ok);
-  ck_assert(!ref_compare((double[]){(double)NAN, -2.0, 4.0}, ref, naive, 3).ok);
-  ck_assert(!ref_compare((double[]){(double)INFINITY, -2.0, 4.0}, ref, naive, 3).ok);
+  ck_assert(!ref_compare((double[]){1.0, -2.0, 4.0201}, ref, naive, 3, DTYPE_F32).ok);
+  ck_assert(!ref_compare((double[]){(double)NAN, -2.0, 4.0}, ref, naive, 3, DTYPE_F32).ok);
+  ck_assert(!ref_compare((double[]){(double)INFINITY, -2.0, 4.0}, ref, naive, 3, DTYPE_F32).ok);
   const double infinite[] = {-(double)INFINITY, (double)NAN, 1.0};
-  ck_assert(ref_compare(infinite, infinite, infinite, 3).ok);
-  ck_assert(!ref_compare((double[]){(double)INFINITY, (double)NAN, 1.0}, infinite, infinite, 3).ok);
-  ck_assert(!ref_compare((double[]){-(double)INFINITY, 0, 1.0}, infinite, infinite, 3).ok);
-  ck_assert(ref_compare(NULL, NULL, NULL, 0).ok);
+  ck_assert(ref_compare(infinite, infinite, infinite, 3, DTYPE_F32).ok);
+  ck_assert(
+      !ref_compare((double[]){(double)INFINITY, (double)NAN, 1.0}, infinite, infinite, 3, DTYPE_F32)
+           .ok);
+  ck_assert(
+      !ref_compare((double[]){-(double)INFINITY, 0, 1.0}, infinite, infinite, 3, DTYPE_F32).ok);
+  ck_assert(ref_compare(NULL, NULL, NULL, 0, DTYPE_F32).ok);
+}
+END_TEST
+
+/* f16 ends at 65504, and rounds to infinity from 65520 on. */
+START_TEST(beyond_the_range)
+{
+  const double inf = (double)INFINITY;
+  static const struct {
+    double ref, naive, out;
+    bool ok;
+  } rows[] = {
+      {394610, 394610, (double)INFINITY, true},
+      {-394610, -394610, -(double)INFINITY, true},
+      {394610, (double)INFINITY, (double)INFINITY, true},
+      {394610, 394610, -(double)INFINITY, false},
+      {394610, 394610, 65504, false},
+      {65519.9, 65519.9, (double)INFINITY, true}, /* 65520 would be within the bound */
+      {65510, 65504, (double)INFINITY, true},
+      {65510, 65510, (double)INFINITY, false},
+      {65530, 65530, 65504, false},
+      {100, 100, (double)INFINITY, false},
+  };
+  for (size_t k = 0; k < sizeof(rows) / sizeof(*rows); k++) {
+    const double naive[] = {1, rows[k].naive}, ref[] = {1, rows[k].ref}, out[] = {1, rows[k].out};
+    struct ref_error error = ref_compare(out, ref, naive, 2, DTYPE_F16);
+    ck_assert_msg(error.ok == rows[k].ok, "row %zu: off by %g, allowed %g", k, error.out_error,
+                  error.bound);
+    ck_assert_msg(error.ok || error.worst == 1, "row %zu", k);
+  }
+  const double ref[] = {3e38, 4e38}, out[] = {inf, inf};
+  ck_assert(!ref_compare(out, ref, ref, 1, DTYPE_F32).ok);
+  ck_assert(ref_compare(out + 1, ref + 1, ref + 1, 1, DTYPE_F32).ok);
 }
 END_TEST
 
@@ -80,6 +115,7 @@ int main(void)
   TCase *tests = tcase_create("error_rule");
   tcase_add_test(tests, storage_types);
   tcase_add_test(tests, error_rule);
+  tcase_add_test(tests, beyond_the_range);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_ENV);

@@ -4,6 +4,7 @@
 #include "compiler/emit/expr.h"
 #include "compiler/emit/gpu.h"
 #include "compiler/emit/math.h"
+#include "compiler/emit/operation.h"
 #include "compiler/target/nvptx/machine.h"
 #include "runtime/attnc/ptxas.h"
 

@@ -137,6 +137,26 @@ START_TEST(integers_saturate)
 }
 END_TEST
 
+START_TEST(distances)
+{
+  const double inf = (double)INFINITY, nan = (double)NAN;
+  const struct {
+    double a, b, distance;
+  } rows[] = {{1, -2, 3},    {0, -0.0, 0},     {inf, inf, 0}, {nan, nan, 0},
+              {inf, 1, inf}, {inf, -inf, inf}, {nan, 1, inf}, {inf, nan, inf}};
+  const int64_t one[] = {1};
+  struct tensor a = make("a", "f16", 1, one), b = make("b", "f32", 1, one);
+  for (size_t k = 0; k < sizeof(rows) / sizeof(rows[0]); k++) {
+    tensor_set(&a, 0, rows[k].a);
+    tensor_set(&b, 0, rows[k].b);
+    ck_assert_msg(tensor_element_distance(&a, &b, 0) == rows[k].distance, "row %zu", k);
+    ck_assert_msg(tensor_element_distance(&b, &a, 0) == rows[k].distance, "row %zu", k);
+  }
+  tensor_free(&a);
+  tensor_free(&b);
+}
+END_TEST
+
 START_TEST(views_and_names)
 {
   const int64_t shape[] = {2, 3};
@@ -168,6 +188,7 @@ int main(void)
   tcase_add_test(values, shapes_that_overflow_are_refused);
   tcase_add_loop_test(values, half_floats_round_to_nearest_even, 0, 2);
   tcase_add_test(values, integers_saturate);
+  tcase_add_test(values, distances);
   tcase_add_test(values, views_and_names);
   suite_add_tcase(suite, values);
 

@@ -1,6 +1,8 @@
 /* Where tiles lie in scratch memory, and moving them between layouts. */
 #include "compiler/target/host/lower.h"
 
+#include "compiler/emit/operation.h"
+
 #include <assert.h>
 
 LLVMTypeRef host_element_type(struct host *h, enum tile_element element)

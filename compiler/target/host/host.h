@@ -41,6 +41,7 @@ struct host_machine {
   bool multiplies_and_adds; /* in one instruction, as it does what follows */
   bool converts_halves;     /* f16 to f32 and back */
   bool rounds;              /* to whole numbers */
+  bool looks_up;            /* chooses bytes by bytes (AVX512_VBMI) */
   bool dots_bf16;           /* adds products of pairs of bf16 (AVX512_BF16) */
   bool dots_int8;           /* adds products of four bytes (AVX512_VNNI or AVX_VNNI) */
 };
@@ -52,6 +53,10 @@ const char *host_wanted_cpu(void);
 
 /* As compile_identity of pipeline.h. */
 const char *host_identity(void);
+
+/* NULL, or why code cannot be made with these lanes, row_vectors and column_registers; those that
+ * are 0 are fine. */
+const char *host_schedule_is_wrong(const struct schedule *schedule);
 
 /* Sets the fields of the schedule that are 0 to the machine's: lanes, row_vectors,
  * column_registers. */

@@ -87,6 +87,7 @@ struct host_machine host_machine_detect(struct arena *arena)
   machine.multiplies_and_adds = other || has_feature(machine.features, "+fma");
   machine.converts_halves = other || has_feature(machine.features, "+f16c");
   machine.rounds = other || has_feature(machine.features, "+sse4.1");
+  machine.looks_up = machine.vector_bits == 512 && has_feature(machine.features, "+avx512vbmi");
   machine.dots_bf16 = machine.vector_bits == 512 && has_feature(machine.features, "+avx512bf16");
   machine.dots_int8 =
       (machine.vector_bits == 512 && has_feature(machine.features, "+avx512vnni")) ||
@@ -113,6 +114,21 @@ static double tile_cost(const struct host_machine *machine, uint32_t lanes, uint
   if (cycles < latency)
     cycles = latency;
   return (cycles + loop) / count * (1 + (lanes * vectors + columns) / (2 * window));
+}
+
+const char *host_schedule_is_wrong(const struct schedule *schedule)
+{
+  uint32_t lanes = schedule->lanes, vectors = schedule->row_vectors,
+           columns = schedule->column_registers;
+  if (lanes != 0 && lanes != 4 && lanes != 8 && lanes != 16)
+    return "a schedule's lanes are 4, 8 or 16";
+  if (vectors > HOST_MAX_ROW_VECTORS)
+    return "a schedule has 4 row_vectors at most";
+  if (columns > HOST_MAX_COLUMN_REGISTERS)
+    return "a schedule has 16 column_registers at most";
+  if (vectors * columns > EMIT_MAX_CARRIED)
+    return "row_vectors times column_registers of a schedule is 32 at most";
+  return NULL;
 }
 
 void host_schedule_complete(const struct host_machine *machine, struct schedule *schedule)

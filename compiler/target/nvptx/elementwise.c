@@ -1,6 +1,8 @@
 /* Ops that compute an element of their result from the same element of their operands. */
 #include "compiler/target/nvptx/lower.h"
 
+#include "compiler/emit/operation.h"
+
 static LLVMValueRef operand(void *user, uint32_t index)
 {
   struct gpu *g = user;

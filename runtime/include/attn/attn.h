@@ -204,9 +204,9 @@ typedef struct attn_setting {
 typedef struct attn_schedule {
   uint32_t rows;             /* query rows of a tile */
   uint32_t columns;          /* keys of a tile */
-  uint32_t lanes;            /* f32 lanes of a vector */
-  uint32_t row_vectors;      /* vectors of rows in a panel */
-  uint32_t column_registers; /* columns of a register tile */
+  uint32_t lanes;            /* CPU: f32 lanes of a vector: 4, 8 or 16 */
+  uint32_t row_vectors;      /* CPU: vectors of rows in a panel, up to 4 */
+  uint32_t column_registers; /* CPU: columns of a register tile, up to 16; times row_vectors 32 */
   uint32_t warps;            /* GPU: warps of a block */
   uint32_t column_warps;     /* GPU: of these, how many divide the columns of a tile */
   uint32_t stages;           /* GPU: 1, or 2 to have the next tile of keys under way earlier */
