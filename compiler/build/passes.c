@@ -260,7 +260,12 @@ static void walk_side(struct build *b, struct pass *pass, const struct walk_oper
                       struct tile_value *seam, bool before)
 {
   struct expr_pool *pool = b->pool;
+  struct walk_operands own = *w;
   const struct expr *end = expr_arg(pool, 0, EXPR_LONG), *at = expr_arg(pool, 1, EXPR_LONG);
+  /* A residual is a few tiles: a body for those without a mask would take longer to compile than it
+   * saves. */
+  if (!before && b->options->target == TARGET_HOST)
+    own.must = expr_bool(pool, false);
   struct tile_value *segments[2 * VISIBILITY_MAX_SEGMENTS];
   for (uint32_t n = 0; n < 2 * b->visibility->keys.segment_count; n++) {
     struct tile_value *both[] = {w->segments[n], seam};
@@ -271,7 +276,7 @@ static void walk_side(struct build *b, struct pass *pass, const struct walk_oper
             : build_index(b, lower ? "lo" : "hi",
                           expr_binary(pool, lower ? EXPR_MAX : EXPR_MIN, end, at), both, 2);
   }
-  walk_segments(b, pass, w, segments);
+  walk_segments(b, pass, &own, segments);
 }
 
 /* Where the first tile begins that may hold keys of a residual, index; NULL where there is none. */

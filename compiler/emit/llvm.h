@@ -27,6 +27,7 @@ struct emit {
   bool splits_fma;    /* multiply-add: emit_fma makes a product and a sum */
   bool splits_halves; /* conversions between f16 and f32 */
   bool splits_floor;  /* rounding to whole numbers */
+  bool looks_up; /* for each byte of a vector of 64 one of 128, in one instruction (AVX512_VBMI) */
   bool fuses; /* expressions may make one instruction, with one rounding, of a product and a sum */
   unsigned lanes; /* f32 elements of a vector; 1 on a GPU, where there are no vectors */
   LLVMValueRef function;

@@ -3,6 +3,7 @@
 #include "compiler/tile/ir.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Of a format: its bits, those of the fraction, the exponent's bias, the largest number (of f16 the
  * one whose bits are those of infinity), and the bits that we write for NaN. */
@@ -145,6 +146,67 @@ uint32_t emit_word_bits(enum dtype type)
   return tile_elements_per_byte(type) > 1 ? 32 : 16;
 }
 
+/* In vectors of 64 bytes, of which one instruction looks up each. */
+enum { VECTOR = 64, TABLES = 2 };
+
+bool emit_takes_fours(const struct emit *e, enum dtype type)
+{
+  return type == DTYPE_E4M3 && e->looks_up && e->lanes * sizeof(float) == VECTOR;
+}
+
+/* Byte number `byte` of the f32 that each code without its sign stands for, in units. */
+static LLVMValueRef look_up(struct emit *e, LLVMValueRef codes, int byte)
+{
+  LLVMValueRef tables[TABLES], bytes[VECTOR];
+  for (int t = 0; t < TABLES; t++) {
+    for (int n = 0; n < VECTOR; n++) {
+      const int code = t * VECTOR + n, least = 1 << e4m3.fraction; /* of the normal numbers */
+      const int exponent = code < least ? 1 : code >> e4m3.fraction;
+      const int fraction = code < least ? code : code % least + least;
+      double value = ldexp(fraction, exponent - e4m3.bias - e4m3.fraction);
+      float unit = (float)(value / emit_float8_unit(DTYPE_E4M3));
+      if (code == e4m3.nan)
+        unit = NAN;
+      uint32_t bits;
+      memcpy(&bits, &unit, sizeof(bits));
+      bytes[n] = LLVMConstInt(e->i8, bits >> (8 * byte) & 0xff, false);
+    }
+    tables[t] = LLVMConstVector(bytes, VECTOR);
+  }
+  LLVMValueRef args[3] = {tables[0], codes, tables[1]};
+  return emit_intrinsic(e, "llvm.x86.avx512.vpermi2var.qi.512", NULL, args, 3);
+}
+
+/* E4M3 as emit_from_words has it, of words with four numbers. Of a number's f32 the two upper bytes
+ * are not zero. They are looked up and brought side by side, those of numbers 0 and 1 of a word or
+ * 2 and 3: one of the two is then the upper half of its lane, the other one the lower. */
+static LLVMValueRef e4m3_from_fours(struct emit *e, LLVMValueRef words, uint32_t index)
+{
+  enum {
+    BLOCK = 16, /* bytes: shuffles within blocks are the cheap ones */
+    FOUR = 4,
+    UPPER = 3 /* byte of an f32 */
+  };
+  LLVMBuilderRef b = e->builder;
+  LLVMTypeRef i32 = LLVMTypeOf(words), type = LLVMVectorType(e->i8, VECTOR);
+  LLVMValueRef pairs[VECTOR], both[VECTOR];
+  for (int n = 0; n < VECTOR; n++) {
+    const int block = n - n % BLOCK, half = n % BLOCK / (BLOCK / 2), place = n % (BLOCK / 2);
+    pairs[n] = emit_i32(e, block + place / 2 * FOUR + place % 2 + 2 * half);
+    both[n] = emit_i32(e, block + (int)(index / 2) * BLOCK / 2 + n % BLOCK / 2 + n % 2 * VECTOR);
+  }
+  LLVMValueRef codes = LLVMBuildBitCast(b, words, type, "");
+  codes = LLVMBuildShuffleVector(b, codes, LLVMGetPoison(type), LLVMConstVector(pairs, VECTOR), "");
+  LLVMValueRef sign = LLVMBuildAnd(b, codes, emit_int_of(type, 0x80), "");
+  LLVMValueRef upper = LLVMBuildOr(b, look_up(e, codes, UPPER), sign, "");
+  LLVMValueRef lower = look_up(e, codes, UPPER - 1);
+  lower = LLVMBuildShuffleVector(b, lower, upper, LLVMConstVector(both, VECTOR), "");
+  LLVMValueRef number = LLVMBuildBitCast(b, lower, i32, "");
+  number = index % 2 == 0 ? LLVMBuildShl(b, number, emit_int_of(i32, 16), "")
+                          : LLVMBuildAnd(b, number, emit_int_of(i32, -0x10000), "");
+  return LLVMBuildBitCast(b, number, emit_type_like(e, words, e->f32), "");
+}
+
 /* As emit_float8_in_units, of the lower or the upper byte. */
 static LLVMValueRef float8_from_words(struct emit *e, enum dtype type, LLVMValueRef words,
                                       uint32_t index)
@@ -169,6 +231,8 @@ static LLVMValueRef float8_from_words(struct emit *e, enum dtype type, LLVMValue
  * exponent is that of 2^bits: 2^bits + code. */
 LLVMValueRef emit_from_words(struct emit *e, enum dtype type, LLVMValueRef words, uint32_t index)
 {
+  if (type == DTYPE_E4M3 && emit_element_type(words) == e->i32)
+    return e4m3_from_fours(e, words, index);
   if (emit_word_bits(type) == 16)
     return float8_from_words(e, type, words, index);
   enum { FRACTION = 23, BIAS = 127 };

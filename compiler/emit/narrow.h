@@ -33,6 +33,8 @@ LLVMValueRef emit_code(struct emit *e, enum dtype type, LLVMValueRef word, LLVMV
 /* Words are lanes of memory that hold several numbers: of E4M3 and E5M2 i16 with two, of I4 and I2
  * i32, whose upper numbers may be missing. Taking the same one out of each needs no permutation. */
 uint32_t emit_word_bits(enum dtype type);
+/* Whether vectors of i32 words with four numbers are read faster: E4M3 looked up in tables. */
+bool emit_takes_fours(const struct emit *e, enum dtype type);
 /* Number `index` of each word as f32: of E4M3 in units, of I4 and I2 plus an offset. */
 LLVMValueRef emit_from_words(struct emit *e, enum dtype type, LLVMValueRef words, uint32_t index);
 double emit_words_offset(enum dtype type);

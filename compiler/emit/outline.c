@@ -6,6 +6,9 @@ struct outline {
   VECTOR(LLVMBasicBlockRef) blocks;
   VECTOR(LLVMValueRef) values; /* of the function at hand that the blocks use */
   VECTOR(LLVMValueRef) variables;
+  bool again;
+  VECTOR(LLVMValueRef) found; /* what is found again, operands first */
+  LLVMValueRef *copies;       /* of them */
 };
 
 static bool has_block(const struct outline *o, LLVMBasicBlockRef block)
@@ -43,6 +46,20 @@ static bool is_used_inside_only(const struct outline *o, LLVMValueRef variable)
   return true;
 }
 
+static bool may_be_found_again(const struct outline *o, LLVMValueRef value)
+{
+  if (LLVMIsAInstruction(value) == NULL)
+    return true;
+  const LLVMOpcode op = LLVMGetInstructionOpcode(value);
+  bool loaded = op == LLVMLoad && LLVMGetInstructionParent(value) == o->e->entry;
+  if (!loaded && op != LLVMGetElementPtr && op != LLVMIntToPtr)
+    return false;
+  for (unsigned n = 0; n < (unsigned)LLVMGetNumOperands(value); n++)
+    if (!may_be_found_again(o, LLVMGetOperand(value, n)))
+      return false;
+  return true;
+}
+
 static void note_value(struct outline *o, LLVMValueRef value)
 {
   bool instruction = LLVMIsAInstruction(value) != NULL;
@@ -56,6 +73,15 @@ static void note_value(struct outline *o, LLVMValueRef value)
   for (size_t k = 0; k < o->variables.count; k++)
     if (o->variables.items[k] == value)
       return;
+  for (size_t k = 0; k < o->found.count; k++)
+    if (o->found.items[k] == value)
+      return;
+  if (o->again && instruction && may_be_found_again(o, value)) {
+    for (unsigned n = 0; n < (unsigned)LLVMGetNumOperands(value); n++)
+      note_value(o, LLVMGetOperand(value, n));
+    vector_push(o->e->arena, &o->found, value);
+    return;
+  }
   if (LLVMIsAAllocaInst(value) != NULL && is_used_inside_only(o, value))
     vector_push(o->e->arena, &o->variables, value);
   else
@@ -84,6 +110,9 @@ static void use_parameter(struct outline *o, LLVMValueRef instruction, unsigned 
   for (unsigned k = 0; k < o->values.count; k++)
     if (o->values.items[k] == value)
       LLVMSetOperand(instruction, index, LLVMGetParam(o->e->function, k));
+  for (size_t k = 0; k < o->found.count; k++)
+    if (o->found.items[k] == value)
+      LLVMSetOperand(instruction, index, o->copies[k]);
 }
 
 static void redirect(LLVMValueRef terminator, LLVMBasicBlockRef from, LLVMBasicBlockRef to)
@@ -93,12 +122,12 @@ static void redirect(LLVMValueRef terminator, LLVMBasicBlockRef from, LLVMBasicB
       LLVMSetSuccessor(terminator, n, to);
 }
 
-void emit_outline(struct emit *e, const char *name, LLVMBasicBlockRef first, LLVMBasicBlockRef exit,
-                  size_t least)
+bool emit_outline(struct emit *e, const char *name, LLVMBasicBlockRef first, LLVMBasicBlockRef exit,
+                  size_t least, bool again)
 {
-  struct outline o = {.e = e, .exit = exit};
+  struct outline o = {.e = e, .exit = exit, .again = again};
   if (find_blocks(&o, first) < least)
-    return;
+    return false;
   for_operands(&o, note_operand);
 
   LLVMBasicBlockRef here = LLVMGetInsertBlock(e->builder), outer_entry = e->entry;
@@ -128,6 +157,13 @@ void emit_outline(struct emit *e, const char *name, LLVMBasicBlockRef first, LLV
     LLVMInstructionRemoveFromParent(o.variables.items[k]);
     LLVMInsertIntoBuilder(e->builder, o.variables.items[k]);
   }
+  o.copies = ARENA_ARRAY(e->arena, LLVMValueRef, o.found.count);
+  for (size_t k = 0; k < o.found.count; k++) {
+    o.copies[k] = LLVMInstructionClone(o.found.items[k]);
+    LLVMInsertIntoBuilder(e->builder, o.copies[k]);
+    for (unsigned n = 0; n < (unsigned)LLVMGetNumOperands(o.copies[k]); n++)
+      use_parameter(&o, o.copies[k], n);
+  }
   for_operands(&o, use_parameter);
 
   e->function = outer;
@@ -136,4 +172,5 @@ void emit_outline(struct emit *e, const char *name, LLVMBasicBlockRef first, LLV
   LLVMBuildCall2(e->builder, type, inner, o.values.items, (unsigned)o.values.count, "");
   LLVMBuildBr(e->builder, exit);
   LLVMPositionBuilderAtEnd(e->builder, here);
+  return true;
 }

@@ -8,8 +8,12 @@
  * own, which is called in their place. One branch leads to them, `first` and `exit` begin with no
  * phi, and no value of theirs is used elsewhere. Variables (emit_variable) that only they use move
  * with them. The builder stays where it is, in no block that moves. Leaves alone what has fewer
- * than `least` instructions. */
-void emit_outline(struct emit *e, const char *name, LLVMBasicBlockRef first, LLVMBasicBlockRef exit,
-                  size_t least);
+ * than `least` instructions, and returns false.
+ *
+ * `again`: addresses and what the entry block loads, which must not change, are found once more in
+ * the new function, so that it needs fewer parameters; otherwise the function is the same for
+ * blocks that differ in these. */
+bool emit_outline(struct emit *e, const char *name, LLVMBasicBlockRef first, LLVMBasicBlockRef exit,
+                  size_t least, bool again);
 
 #endif

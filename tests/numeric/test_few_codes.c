@@ -95,8 +95,17 @@ static struct tile_array array(const char *name, enum dtype type, uint32_t rank,
   return made;
 }
 
-/* Both products of attention: y = a b^T and w = y b. */
-static void run(const struct codes *c, enum scales scales, const struct schedule *schedule)
+/* Number n of the type, NaN too, in column n of row 0 and row n of column 0. */
+static void fill_with_every(const struct tile_array *x)
+{
+  for (int64_t k = 0; k < x->sizes[0]; k++)
+    for (int64_t c = 0; c < x->sizes[1]; c++)
+      x->data[k * x->strides[0] + c * x->strides[1]] = (unsigned char)(k == 0 ? c : c == 0 ? k : 0);
+}
+
+/* Both products of attention: y = a b^T and w = y b. `every`: as fill_with_every has them. */
+static void run(const struct codes *c, enum scales scales, const struct schedule *schedule,
+                bool every)
 {
   const char *text = arena_format(
       &arena,
@@ -123,6 +132,8 @@ static void run(const struct codes *c, enum scales scales, const struct schedule
       array("at", DTYPE_I32, 1, c->keys, 0),         array("y", DTYPE_F32, 2, c->rows, c->keys),
       array("w", DTYPE_F32, 2, c->rows, c->columns)};
   enum { COUNT = sizeof(arrays) / sizeof(*arrays) };
+  if (every)
+    fill_with_every(&arrays[1]);
   for (int64_t k = 0; k < c->keys; k++)
     tile_array_set(&arrays[6], k, (double)(k / c->group * 5 % c->keys));
   if (c->rows == 1) /* a key among those that share scales has others */
@@ -144,12 +155,20 @@ START_TEST(codes_times_scales)
       {4, 64, 128, 32, DTYPE_I4},   {4, 32, 64, 16, DTYPE_I4},   {1, 48, 32, 32, DTYPE_I4},
       {3, 64, 96, 24, DTYPE_I4},    {16, 16, 128, 8, DTYPE_I4},  {2, 40, 128, 64, DTYPE_I4},
       {4, 64, 128, 32, DTYPE_I2},   {5, 16, 256, 1, DTYPE_I2},   {4, 32, 64, 4, DTYPE_I2},
-      {4, 64, 128, 32, DTYPE_E4M3}, {3, 20, 64, 16, DTYPE_E5M2}, {4, 64, 128, 32, DTYPE_I8},
-      {6, 24, 48, 16, DTYPE_F32}};
+      {4, 64, 128, 32, DTYPE_E4M3}, {3, 20, 64, 16, DTYPE_E4M3}, {3, 20, 64, 16, DTYPE_E5M2},
+      {4, 64, 128, 32, DTYPE_I8},   {6, 24, 48, 16, DTYPE_F32}};
   static const struct schedule schedules[] = {{0}, {.lanes = 4, .row_vectors = 1}};
   for (size_t k = 0; k < sizeof(cases) / sizeof(*cases); k++)
     for (size_t n = 0; n < sizeof(schedules) / sizeof(*schedules); n++)
-      run(&cases[k], (enum scales)_i, &schedules[n]);
+      run(&cases[k], (enum scales)_i, &schedules[n], false);
+}
+END_TEST
+
+START_TEST(every_number_of_8_bits)
+{
+  static const struct codes cases[] = {{4, 256, 256, 32, DTYPE_E4M3},
+                                       {2, 256, 256, 32, DTYPE_E5M2}};
+  run(&cases[_i], UNSCALED, &(const struct schedule){0}, true);
 }
 END_TEST
 
@@ -160,6 +179,7 @@ int main(void)
   tcase_set_timeout(tests, 120);
   tcase_add_checked_fixture(tests, setup, teardown);
   tcase_add_loop_test(tests, codes_times_scales, 0, SCALES);
+  tcase_add_loop_test(tests, every_number_of_8_bits, 0, 2);
   suite_add_tcase(suite, tests);
   SRunner *runner = srunner_create(suite);
   srunner_run_all(runner, CK_NORMAL);

@@ -36,6 +36,24 @@ uint32_t few_repeats(struct host *h, const struct tile_op *op);
 bool few_view(struct host *h, const struct tile_op *load, const struct place *place);
 /* Whether the op's only user, a few-row product, does it: nothing is to be emitted for it. */
 bool few_is_lazy(struct host *h, const struct tile_op *op);
+/* A row of zeros, of so many bytes at least. */
+LLVMValueRef few_zero_row(struct host *h, uint32_t bytes);
+/* few_table.c: the addresses of a tile's rows, which lie `stride` bytes apart from `start` on, each
+ * as many `apart` further as its index in each of the gathers says; `zeros` from row `live` on. And
+ * behind them those of rows to prefetch, from `next` on. i64, or pointers where their names say so.
+ * A vector of entries that follow may be written. */
+struct few_table {
+  LLVMValueRef base; /* pointer */
+  uint32_t rows;
+  LLVMValueRef start, stride, live, zeros, next;
+  uint32_t gathers;
+  LLVMValueRef indices[SPEC_MAX_RANK], apart[SPEC_MAX_RANK]; /* pointers to i32; bytes */
+};
+void few_table_fill(struct host *h, const struct few_table *table);
+/* The table of a view of so many rows with `zeros` in place of those of which the test, a bool in
+ * memory, is false. */
+LLVMValueRef few_table_clear(struct host *h, LLVMValueRef table, LLVMValueRef tests, uint32_t rows,
+                             LLVMValueRef zeros);
 /* Into the second-level cache. */
 void few_prefetch_line(struct host *h, LLVMValueRef address);
 
@@ -51,6 +69,7 @@ struct few_rows {
   LLVMValueRef address[FEW_MAX_BLOCK]; /* of the rows; NULL of LAZY */
   LLVMValueRef scalar[FEW_MAX_BLOCK];  /* the elements of [N, 1] */
   struct few_rows *operands;           /* of the lazy op, by operand */
+  const struct expr *expr;             /* of them, what a lazy map is; else NULL */
 };
 /* Columns of a vector: lane l is column `first` + l * `stride` + `number`, both i64 or plain. Where
  * `stride` is not 1 all lanes are there, `first` is a multiple of lanes * stride and `number` below
@@ -84,6 +103,13 @@ uint32_t few_bits(const struct few_rows *rows);
  * are of all: in the end all of it, in the order of memory. */
 void few_prefetch(struct few_rows *rows, LLVMValueRef column, uint32_t columns);
 
+/* ---- few_mask.c: rows that are zeros or come from one of two tiles, by a test of each ---- */
+/* Makes one operand or two of `rows`, which add up to it, without the test; of two, `*any` is
+ * whether the second one has rows at all. */
+uint32_t few_split(const struct few_rows *rows, struct few_rows parts[2], LLVMValueRef *any);
+/* `count` tests from `row` on. */
+LLVMValueRef few_load_test(struct host *h, LLVMValueRef tests, LLVMValueRef row, uint32_t count);
+
 /* ---- few_stride.c: columns that lie in one word of memory as elements of different vectors ----
  */
 /* The stride at which rows of so many columns are best read; 1 for one vector after the other. */
@@ -97,8 +123,9 @@ struct few_affine {
   struct few_rows *codes, *scale, *zero;
 };
 bool few_affine_parts(struct few_rows *rows, struct few_affine *parts);
-bool few_is_affine(struct few_rows *rows, const struct few_columns *at);
-LLVMValueRef few_affine(struct few_rows *rows, uint32_t row, const struct few_columns *at);
+/* few_elements of such an operand. */
+LLVMValueRef few_affine(struct few_rows *rows, uint32_t row, const struct few_columns *at,
+                        const struct few_affine *parts);
 /* few_elements of a repeating permute of which each operand's column stands for `repeats`, from
  * `column` on, where the stride is not 1. */
 LLVMValueRef few_repeated(struct few_rows *rows, uint32_t row, LLVMValueRef column,

@@ -1,6 +1,7 @@
 /* Products with few rows by a transposed operand of codes, b [N, K], with lanes along its rows,
  * which are keys: no lanes have to be added up, a scale is a factor of a lane's sum, and codes are
- * not ordered by columns at all. What is turned are words of several codes, not numbers.
+ * not ordered by columns at all. What is turned are words of several codes, not numbers. Numbers of
+ * 8 bits are codes without a scale, where words of four can be read.
  *
  * b = codes * scale + zero, where scale and zero are of
  * - a key, or groups of neighbouring columns of a key: a group has its sum of a * code, of which
@@ -14,6 +15,7 @@
 
 enum {
   CHAINS = 8, /* of multiply-adds that do not wait for each other */
+  FOUR = 4,   /* numbers of a word that are no codes */
   RAW = 32    /* columns over which sums of numbers in words keep enough of their digits: these are
                  several times as large as codes, and what they are too large by cancels in the end */
 };
@@ -80,11 +82,10 @@ static bool find(struct few_keys *x, struct few_product *p)
     x->codes = x->parts.codes;
   else
     x->parts = (struct few_affine){.codes = x->codes};
-  if (p->columns % lanes != 0 || lanes > FEW_MOST_STRIDE || x->codes->place.kind != HOST_VIEW ||
-      x->codes->place.view->offset == NULL)
+  if (p->columns % lanes != 0 || lanes > FEW_MOST_STRIDE || x->codes->place.kind != HOST_VIEW)
     return false;
   x->stride = few_stride(x->codes, p->inner);
-  if (x->stride == 1)
+  if (x->stride == 1 || (x->codes->place.view->offset == NULL && x->stride != FOUR))
     return false;
   if (x->parts.scale == NULL)
     return true;
@@ -239,7 +240,7 @@ static void add_words(struct few_keys *x, LLVMValueRef first, uint32_t part, LLV
     for (uint32_t v = 0; v < part; v++) {
       const enum dtype stored = x->codes->place.view->stored;
       LLVMValueRef b = emit_from_words(e, stored, at[v], n);
-      if (x->offset == 0)
+      if (x->offset == 0 && emit_words_offset(stored) != 0)
         b = LLVMBuildFSub(e->builder, b, emit_float_like(b, emit_words_offset(stored)), "");
       for (uint32_t m = 0; m < p->rows; m++) {
         LLVMValueRef *sum = &carried[n % chains * own + m * part + v];
@@ -268,6 +269,8 @@ static void add_group(struct few_keys *x, LLVMValueRef first, uint32_t part, LLV
     LLVMValueRef at = LLVMBuildAdd(e->builder, times(e, group, p->columns), key, "");
     LLVMValueRef scale = x->scale == NULL ? NULL : load_floats(e, x->scale, at);
     LLVMValueRef zero = x->zero == NULL ? NULL : load_floats(e, x->zero, at);
+    if (p->unit != 1)
+      scale = emit_float_of(emit_vector_type(e, e->f32), p->unit);
     if (x->offset != 0) {
       LLVMValueRef offset = emit_float_like(scale, -x->offset);
       zero = zero == NULL ? LLVMBuildFMul(e->builder, scale, offset, "")

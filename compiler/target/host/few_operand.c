@@ -17,6 +17,7 @@ struct few_rows few_operand(struct host *h, const struct tile_value *value)
   if (rows.place.kind != HOST_LAZY)
     return rows;
   const struct tile_op *op = value->def;
+  rows.expr = op->kind == TILE_MAP ? op->expr : NULL;
   rows.operands = ARENA_ARRAY(h->arena, struct few_rows, op->operand_count);
   for (uint32_t k = 0; k < op->operand_count; k++)
     rows.operands[k] = few_operand(h, op->operands[k]);
@@ -25,14 +26,13 @@ struct few_rows few_operand(struct host *h, const struct tile_value *value)
 
 struct few_rows *few_factor(struct few_rows *rows)
 {
-  const struct tile_op *op = rows->place.kind == HOST_LAZY ? rows->value->def : NULL;
-  if (op == NULL || op->kind != TILE_MAP || op->expr->op != EXPR_MUL ||
-      op->expr->args[0]->op != EXPR_ARG || op->expr->args[1]->op != EXPR_ARG ||
-      rows->value->type.element != TILE_F32)
+  const struct expr *product = rows->expr;
+  if (product == NULL || product->op != EXPR_MUL || product->args[0]->op != EXPR_ARG ||
+      product->args[1]->op != EXPR_ARG || rows->value->type.element != TILE_F32)
     return NULL;
   for (uint32_t k = 0; k < 2; k++) {
-    struct few_rows *factor = &rows->operands[op->expr->args[k]->value.i];
-    struct few_rows *rest = &rows->operands[op->expr->args[1 - k]->value.i];
+    struct few_rows *factor = &rows->operands[product->args[k]->value.i];
+    struct few_rows *rest = &rows->operands[product->args[1 - k]->value.i];
     if (factor->value->type.kind != TILE_KIND_TILE || factor->value->type.columns != 1 ||
         factor->value->type.element != TILE_F32 || rest->value->type.columns == 1 ||
         rest->value->type.rows != rows->value->type.rows)
@@ -131,8 +131,11 @@ static LLVMValueRef repeated_element(struct few_rows *rows, uint32_t row, LLVMVa
   struct host *h = rows->h;
   enum tile_element element = rows->value->type.element;
   const struct few_columns at = {.first = column, .count = 1, .stride = 1};
-  if (rows->place.kind != HOST_MEMORY || rows->value->type.columns == 1)
-    return few_elements(rows, row, &at);
+  if (rows->place.kind != HOST_MEMORY || rows->value->type.columns == 1) {
+    LLVMValueRef one = few_elements(rows, row, &at); /* in the first lane, where it is a vector */
+    return emit_is_vector(one) ? LLVMBuildExtractElement(h->e.builder, one, emit_i32(&h->e, 0), "")
+                               : one;
+  }
   LLVMTypeRef type = host_element_type(h, element);
   LLVMValueRef address = emit_address(&h->e, type, rows->address[row], column);
   return host_from_memory(h, element, emit_load(&h->e, type, address, 1));
@@ -144,6 +147,7 @@ static LLVMValueRef lazy_elements(struct few_rows *rows, uint32_t row, const str
   struct emit *e = &h->e;
   const struct tile_op *op = rows->value->def;
   struct operands own = {ARENA_ARRAY(h->arena, LLVMValueRef, op->operand_count)};
+  struct few_affine parts;
   if (op->kind == TILE_PERMUTE) {
     const uint32_t count = few_repeats(h, op);
     LLVMValueRef from = LLVMBuildUDiv(e->builder, at->first, emit_i64(e, count), "");
@@ -152,8 +156,8 @@ static LLVMValueRef lazy_elements(struct few_rows *rows, uint32_t row, const str
                ? few_repeated(&rows->operands[0], row, from, count, at->stride)
                : repeated_element(&rows->operands[0], row, from);
   }
-  if (few_is_affine(rows, at))
-    return few_affine(rows, row, at);
+  if (few_affine_parts(rows, &parts))
+    return few_affine(rows, row, at, &parts);
   for (uint32_t k = 0; k < op->operand_count; k++)
     own.values[k] = few_elements(&rows->operands[k], row, at);
   enum tile_element element = rows->value->type.element;
@@ -167,7 +171,7 @@ static LLVMValueRef lazy_elements(struct few_rows *rows, uint32_t row, const str
   h->expression.operand = operand_value;
   h->expression.user = &own;
   e->fuses = true; /* a number in codes times its scale plus its zero is one instruction */
-  LLVMValueRef value = emit_expression(&h->expression, op->expr);
+  LLVMValueRef value = emit_expression(&h->expression, rows->expr);
   e->fuses = false;
   return host_round(h, element, value);
 }

@@ -1,5 +1,6 @@
 /* Products with few rows. All rows of a are held against each vector of b, which is read once
- * (few_dots.c, few_sums.c); and contractions, in which b is small. */
+ * (few_dots.c, few_sums.c); and contractions, in which b is small. A product is a piece of code of
+ * its own (host_piece_begin), which tiles that are stored in the same way share. */
 #include "compiler/target/host/few_product.h"
 
 uint32_t few_block_of(const struct few_product *p)
@@ -96,6 +97,25 @@ static struct host_value readable(struct host *h, const struct tile_value *value
   return host_as_layout(h, value, TILE_LAYOUT_ROW_MAJOR);
 }
 
+static void make(struct few_product *p, const struct tile_op *op)
+{
+  struct host *h = p->h;
+  struct emit *e = &h->e;
+  const unsigned lanes = e->lanes;
+  struct host_piece piece;
+  host_piece_begin(h, &piece);
+  /* Vectors twice as wide have no more multiply-adds, on some machines, but half of the rest. Rows
+   * in memory are filled up to the usual ones only. */
+  if ((op->transpose_b ? p->inner : p->columns) % h->widest_lanes == 0)
+    e->lanes = h->widest_lanes;
+  if (op->transpose_b)
+    few_dots(p);
+  else
+    few_sums(p);
+  e->lanes = lanes;
+  host_piece_end(h, &piece, "attnc.few_product");
+}
+
 void few_product(struct host *h, const struct tile_op *op)
 {
   struct tile_type type = op->results[0]->type;
@@ -106,7 +126,12 @@ void few_product(struct host *h, const struct tile_op *op)
   p.c = *host_value(h, op->results[0]);
   p.a = op->transpose_a ? turned(h, op->operands[0])
                         : host_as_layout(h, op->operands[0], TILE_LAYOUT_ROW_MAJOR);
-  p.b = few_operand(h, op->operands[1]);
+  const struct host_value a = p.a; /* products may put it in another order */
+  const struct few_rows b = few_operand(h, op->operands[1]);
+  struct few_rows parts[2];
+  LLVMValueRef any;
+  const uint32_t count = few_split(&b, parts, &any);
+  p.b = parts[0];
   if (op->operand_count > 2)
     p.sum = op->operands[2];
   if (p.sum != NULL && host_value(h, p.sum)->kind == HOST_LAZY) {
@@ -120,16 +145,19 @@ void few_product(struct host *h, const struct tile_op *op)
               LLVMIsAConstantFP(p.sum_place.scalar) != NULL && LLVMIsNull(p.sum_place.scalar);
   if (zero)
     p.sum = NULL;
-  /* Vectors twice as wide have no more multiply-adds, on some machines, but half of the rest. Rows
-   * in memory are filled up to the usual ones only. */
-  const unsigned lanes = h->e.lanes;
-  if ((op->transpose_b ? p.inner : p.columns) % h->widest_lanes == 0)
-    h->e.lanes = h->widest_lanes;
-  if (op->transpose_b)
-    few_dots(&p);
-  else
-    few_sums(&p);
-  h->e.lanes = lanes;
+  make(&p, op);
+  if (count == 1)
+    return;
+  struct emit_branch branch;
+  emit_if(&h->e, &branch, any);
+  struct few_product rest = {.h = h, .rows = p.rows, .columns = p.columns, .inner = p.inner};
+  rest.b = parts[1];
+  rest.a = a;
+  rest.c = rest.sum_place = p.c;
+  rest.sum = op->results[0];
+  make(&rest, op);
+  emit_else(&h->e, &branch);
+  emit_end_if(&h->e, &branch);
 }
 
 /* ---- contractions ---- */

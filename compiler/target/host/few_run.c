@@ -241,6 +241,8 @@ void few_run_flush(struct host *h)
       stats[reductions * vectors + v] = LLVMConstNull(LLVMTypeOf(starts[reductions]));
     reductions++;
   }
+  struct host_piece piece;
+  host_piece_begin(h, &piece);
   struct emit_loop rows, columns;
   emit_loop_begin(e, &rows, emit_i64(e, 0), emit_i64(e, r.rows), 1, stats, reductions * vectors);
   r.row = rows.index;
@@ -276,5 +278,6 @@ void few_run_flush(struct host *h)
       store_totals(&r, h->run.items[k]->results[0], &rows.result[reduction * vectors], vectors);
     reduction++;
   }
+  host_piece_end(h, &piece, "attnc.few_run");
   h->run.count = 0;
 }

@@ -31,7 +31,7 @@ static bool can_stride(struct few_rows *rows, uint32_t stride, bool *words)
     if (rows->value->type.element != TILE_F32)
       return false;
     if (is_narrow_float(stored))
-      return stride * 8 == emit_word_bits(stored);
+      return stride == 2 || (stride == 4 && emit_takes_fours(&rows->h->e, stored));
     uint32_t bits = bits_of(stored) * stride;
     return rows->place.view->offset != NULL && bits >= 8 && bits <= emit_word_bits(stored);
   }
@@ -64,11 +64,12 @@ LLVMValueRef few_words(struct few_rows *rows, uint32_t row, LLVMValueRef column,
   const enum dtype stored = rows->place.view->stored;
   const uint32_t bits = bits_of(stored);
   LLVMTypeRef word = LLVMIntTypeInContext(e->context, bits * stride);
-  LLVMTypeRef whole = LLVMIntTypeInContext(e->context, emit_word_bits(stored));
+  const bool filled = bits * stride >= emit_word_bits(stored);
   LLVMValueRef byte = LLVMBuildUDiv(e->builder, column, emit_i64(e, 8 / bits), "");
   LLVMValueRef words =
       emit_load(e, emit_vector_type(e, word), emit_address(e, e->i8, rows->address[row], byte), 1);
-  return whole == word ? words : LLVMBuildZExt(e->builder, words, emit_vector_type(e, whole), "");
+  LLVMTypeRef whole = LLVMIntTypeInContext(e->context, emit_word_bits(stored));
+  return filled ? words : LLVMBuildZExt(e->builder, words, emit_vector_type(e, whole), "");
 }
 
 LLVMValueRef few_raw_words(struct few_rows *rows, uint32_t row, const struct few_columns *at)
@@ -91,10 +92,9 @@ LLVMValueRef few_from_words(struct few_rows *rows, uint32_t row, const struct fe
 
 bool few_affine_parts(struct few_rows *rows, struct few_affine *parts)
 {
-  const struct tile_op *op = rows->place.kind == HOST_LAZY ? rows->value->def : NULL;
-  if (op == NULL || op->kind != TILE_MAP || rows->value->type.element != TILE_F32)
+  const struct expr *product = rows->expr, *zero = NULL;
+  if (product == NULL || rows->value->type.element != TILE_F32)
     return false;
-  const struct expr *product = op->expr, *zero = NULL;
   if (product->op == EXPR_ADD) {
     bool second = product->args[1]->op == EXPR_MUL;
     zero = product->args[second ? 0 : 1];
@@ -117,26 +117,26 @@ bool few_affine_parts(struct few_rows *rows, struct few_affine *parts)
   return false;
 }
 
-bool few_is_affine(struct few_rows *rows, const struct few_columns *at)
-{
-  struct few_affine parts;
-  return at->stride != 1 && few_affine_parts(rows, &parts);
-}
-
 /* What is the same for all numbers of a word is found once: the zero of raw words. */
-LLVMValueRef few_affine(struct few_rows *rows, uint32_t row, const struct few_columns *at)
+LLVMValueRef few_affine(struct few_rows *rows, uint32_t row, const struct few_columns *at,
+                        const struct few_affine *parts)
 {
   struct emit *e = &rows->h->e;
-  struct few_affine parts;
-  few_affine_parts(rows, &parts);
-  LLVMValueRef raw = few_raw_words(parts.codes, row, at);
-  LLVMValueRef scale = emit_broadcast(e, few_elements(parts.scale, row, at));
-  LLVMValueRef offset = emit_float_like(scale, -emit_words_offset(parts.codes->place.view->stored));
-  LLVMValueRef zero =
-      parts.zero == NULL
-          ? LLVMBuildFMul(e->builder, scale, offset, "")
-          : emit_fma(e, scale, offset, emit_broadcast(e, few_elements(parts.zero, row, at)));
-  return emit_fma(e, raw, scale, zero);
+  const bool raw = at->stride != 1;
+  LLVMValueRef codes =
+      raw ? few_raw_words(parts->codes, row, at) : few_elements(parts->codes, row, at);
+  LLVMValueRef scale = emit_broadcast(e, few_elements(parts->scale, row, at));
+  LLVMValueRef zero = NULL;
+  if (parts->zero != NULL)
+    zero = emit_broadcast(e, few_elements(parts->zero, row, at));
+  if (raw) {
+    LLVMValueRef offset =
+        emit_float_like(scale, -emit_words_offset(parts->codes->place.view->stored));
+    zero = zero == NULL ? LLVMBuildFMul(e->builder, scale, offset, "")
+                        : emit_fma(e, scale, offset, zero);
+  }
+  return zero == NULL ? LLVMBuildFMul(e->builder, codes, scale, "")
+                      : emit_fma(e, codes, scale, zero);
 }
 
 LLVMValueRef few_repeated(struct few_rows *rows, uint32_t row, LLVMValueRef column,

@@ -97,8 +97,8 @@ static bool can_view(struct host *h, const struct tile_op *load, const struct pl
 
 /* ---- views ---- */
 
-/* A row for what is not there, on the function's stack. */
-static LLVMValueRef zero_row(struct host *h, uint32_t bytes)
+/* For what is not there, on the function's stack. */
+LLVMValueRef few_zero_row(struct host *h, uint32_t bytes)
 {
   struct emit *e = &h->e;
   if (h->zeros != NULL && h->zero_bytes >= bytes)
@@ -120,27 +120,6 @@ static LLVMValueRef address_number(struct host *h, LLVMValueRef address)
   return LLVMBuildPtrToInt(h->e.builder, address, h->e.i64, "");
 }
 
-/* Entries from `from` to `to - 1`: start + m * stride, or `zeros` where m is not live. */
-static void fill_even(struct host *h, LLVMValueRef table, uint32_t from, uint32_t to,
-                      LLVMValueRef start, LLVMValueRef stride, LLVMValueRef live,
-                      LLVMValueRef zeros)
-{
-  struct emit *e = &h->e;
-  LLVMTypeRef vector = emit_vector_type(e, e->i64);
-  LLVMValueRef numbers = LLVMBuildSExt(e->builder, emit_lane_numbers(e), vector, "");
-  struct emit_loop loop;
-  emit_loop_begin(e, &loop, emit_i64(e, from), emit_i64(e, to), e->lanes, NULL, 0);
-  LLVMValueRef rows = LLVMBuildAdd(e->builder, emit_broadcast(e, loop.index), numbers, "");
-  LLVMValueRef at = LLVMBuildMul(e->builder, rows, emit_broadcast(e, stride), "");
-  at = LLVMBuildAdd(e->builder, at, emit_broadcast(e, start), "");
-  if (live != NULL) {
-    LLVMValueRef is_live = LLVMBuildICmp(e->builder, LLVMIntSLT, rows, emit_broadcast(e, live), "");
-    at = emit_select(e, is_live, at, emit_broadcast(e, zeros));
-  }
-  emit_store(e, at, emit_address(e, e->i64, table, loop.index), 8);
-  emit_loop_end(e, &loop, NULL);
-}
-
 /* Whether rows are chosen by tiles of indices in memory, whose vectors can be loaded. */
 static bool is_gathered(const struct place *place)
 {
@@ -149,39 +128,6 @@ static bool is_gathered(const struct place *place)
     memory &= place->gathers[k].at.kind == HOST_MEMORY &&
               place->gathers[k].value->type.element == TILE_I32;
   return memory;
-}
-
-/* As fill_even, the entries from `from` on, of the place's rows from 0 on. */
-static void fill_gathered(struct host *h, LLVMValueRef table, uint32_t from, uint32_t rows,
-                          const struct place *place, LLVMValueRef zeros)
-{
-  struct emit *e = &h->e;
-  LLVMTypeRef vector = emit_vector_type(e, e->i64);
-  LLVMValueRef numbers = LLVMBuildSExt(e->builder, emit_lane_numbers(e), vector, "");
-  LLVMValueRef size = emit_i64(e, (int64_t)dtype_size(place->stored));
-  struct emit_loop loop;
-  emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, rows), e->lanes, NULL, 0);
-  LLVMValueRef m = LLVMBuildAdd(e->builder, emit_broadcast(e, loop.index), numbers, "");
-  LLVMValueRef stride = LLVMBuildMul(e->builder, place->row_stride, size, "");
-  LLVMValueRef at = LLVMBuildMul(e->builder, m, emit_broadcast(e, stride), "");
-  for (uint32_t k = 0; k < place->gather_count; k++) {
-    const struct place_gather *g = &place->gathers[k];
-    LLVMValueRef index = emit_load(e, emit_vector_type(e, e->i32),
-                                   emit_address(e, e->i32, g->at.base, loop.index), 4);
-    stride = LLVMBuildMul(e->builder, g->stride, size, "");
-    index = LLVMBuildMul(e->builder, LLVMBuildSExt(e->builder, index, vector, ""),
-                         emit_broadcast(e, stride), "");
-    at = LLVMBuildAdd(e->builder, at, index, "");
-  }
-  at = LLVMBuildAdd(e->builder, at, emit_broadcast(e, address_number(h, place->base)), "");
-  LLVMValueRef live =
-      LLVMBuildICmp(e->builder, LLVMIntSLT, m, emit_broadcast(e, place->live_rows), "");
-  at = emit_select(e, live, at, emit_broadcast(e, zeros));
-  emit_store(
-      e, at,
-      emit_address(e, e->i64, table, LLVMBuildAdd(e->builder, loop.index, emit_i64(e, from), "")),
-      8);
-  emit_loop_end(e, &loop, NULL);
 }
 
 static void fill_rows(struct host *h, LLVMValueRef table, uint32_t rows, const struct place *place,
@@ -224,7 +170,7 @@ static void load_short(struct host *h, const struct tile_value *value, const str
   struct emit *e = &h->e;
   const unsigned lanes = e->lanes;
   const struct host_value *to = host_value(h, value);
-  LLVMValueRef zeros = zero_row(h, value->type.columns * (uint32_t)sizeof(float));
+  LLVMValueRef zeros = few_zero_row(h, value->type.columns * (uint32_t)sizeof(float));
   struct emit_loop loop;
   emit_loop_begin(e, &loop, emit_i64(e, 0), emit_i64(e, value->type.rows), 1, NULL, 0);
   LLVMValueRef live = LLVMBuildICmp(e->builder, LLVMIntSLT, loop.index, place->live_rows, "");
@@ -243,8 +189,6 @@ static void load_narrow(struct host *h, const struct tile_value *value, const st
 {
   struct emit *e = &h->e;
   const struct tile_type type = value->type;
-  host_place(h, value);
-  host_value(h, value)->stride = emit_i64(e, type.columns); /* of rows that lie close */
   bool whole = LLVMIsAConstantInt(place->live_rows) != NULL &&
                LLVMConstIntGetSExtValue(place->live_rows) == type.rows;
   if (!whole || !place_is_even(place) || type.rows * type.columns % h->widest_lanes != 0) {
@@ -275,6 +219,13 @@ static LLVMValueRef next_index(struct host *h, const struct tile_op *loop, LLVMV
   return emit_select(e, inside, next, index);
 }
 
+/* In the body of a loop for tiles that stick out of what is visible: the last ones, most often. */
+static bool is_last(const struct tile_region *region)
+{
+  return region->parent->kind == TILE_FOR_SEGMENTS && region == region->parent->regions[1] &&
+         !expr_is_false(region->parent->expr2);
+}
+
 /* Where the load's tile lies in the next round of the loop around it, with the tiles of indices
  * of this one; false where there is none or the two are the same. */
 static bool next_place(struct host *h, const struct tile_op *load, struct place *next)
@@ -284,7 +235,7 @@ static bool next_place(struct host *h, const struct tile_op *load, struct place 
   while (region->parent != NULL && region->parent->kind != TILE_FOR &&
          region->parent->kind != TILE_FOR_SEGMENTS)
     region = region->parent->parent;
-  if (region->parent == NULL)
+  if (region->parent == NULL || is_last(region))
     return false;
   LLVMValueRef index = next_index(h, region->parent, host_value(h, region->arguments[0])->scalar);
   const uint32_t first = tile_first_index(load->kind), count = load->operand_count - first;
@@ -341,7 +292,12 @@ bool few_view(struct host *h, const struct tile_op *load, const struct place *pl
   const struct tile_value *value = load->results[0];
   prefetch_next(h, load, place);
   if (is_narrow(h, load, place)) {
+    struct host_piece piece;
+    host_place(h, value);
+    host_value(h, value)->stride = emit_i64(e, value->type.columns); /* of rows that lie close */
+    host_piece_begin(h, &piece);
     load_narrow(h, value, place);
+    host_piece_end(h, &piece, "attnc.few_load");
     return true;
   }
   if (!can_view(h, load, place))
@@ -355,36 +311,42 @@ bool few_view(struct host *h, const struct tile_op *load, const struct place *pl
   *to = (struct host_value){.kind = HOST_VIEW, .view = kept};
   to->base = host_allocate(h, (size_t)entries * sizeof(int64_t));
   LLVMValueRef zeros =
-      address_number(h, zero_row(h, value->type.columns * (uint32_t)sizeof(float)));
-  LLVMValueRef start, stride;
+      address_number(h, few_zero_row(h, value->type.columns * (uint32_t)sizeof(float)));
+  LLVMValueRef size = emit_i64(e, (int64_t)dtype_size(place->stored));
+  struct few_table table = {
+      .base = to->base, .rows = rows, .live = place->live_rows, .zeros = zeros};
   struct place next;
-  if (is_gathered(place) && rows % lanes == 0 && next_place(h, load, &next)) {
-    fill_gathered(h, to->base, 0, rows, place, zeros);
-    for (uint32_t k = rows; k < rows + FEW_ROWS_AHEAD + FEW_MAX_BLOCK; k += rows)
-      fill_gathered(h, to->base, k, rows, &next, zeros);
-    return true;
-  }
-  if (place_is_even(place)) {
-    start = address_number(h, place_row(h, place, emit_i64(e, 0)));
-    stride = address_number(h, place_row(h, place, emit_i64(e, 1)));
-    stride = LLVMBuildSub(e->builder, stride, start, "");
-    fill_even(h, to->base, 0, padded, start, stride, place->live_rows, zeros);
-    if (next_place(h, load, &next)) {
-      LLVMValueRef back = LLVMBuildMul(e->builder, stride, emit_i64(e, rows), "");
-      start = address_number(h, place_row(h, &next, emit_i64(e, 0)));
-      start = LLVMBuildSub(e->builder, start, back, "");
+  if (is_gathered(place) && rows % lanes == 0) {
+    table.start = table.next = address_number(h, place->base);
+    table.stride = LLVMBuildMul(e->builder, place->row_stride, size, "");
+    table.gathers = place->gather_count;
+    for (uint32_t k = 0; k < place->gather_count; k++) {
+      table.indices[k] = place->gathers[k].at.base;
+      table.apart[k] = LLVMBuildMul(e->builder, place->gathers[k].stride, size, "");
     }
+    if (next_place(h, load, &next))
+      table.next = address_number(h, next.base);
+  } else if (place_is_even(place)) {
+    table.rows = padded;
+    table.start = address_number(h, place_row(h, place, emit_i64(e, 0)));
+    table.stride = address_number(h, place_row(h, place, emit_i64(e, 1)));
+    table.stride = LLVMBuildSub(e->builder, table.stride, table.start, "");
+    table.next = table.start;
+    if (next_place(h, load, &next))
+      table.next = address_number(h, place_row(h, &next, emit_i64(e, 0)));
   } else {
     /* What follows is guessed from the last two rows: the rest of their page. */
     fill_rows(h, to->base, rows, place, zeros);
+    table.base = emit_address(e, e->i64, to->base, emit_i64(e, rows));
     LLVMValueRef last =
         emit_load(e, e->i64, emit_address(e, e->i64, to->base, emit_i64(e, rows - 1)), 8);
     uint32_t before = rows > 1 ? rows - 2 : 0;
-    stride = emit_load(e, e->i64, emit_address(e, e->i64, to->base, emit_i64(e, before)), 8);
-    stride = LLVMBuildSub(e->builder, last, stride, "");
-    start = LLVMBuildMul(e->builder, stride, emit_i64(e, rows - 1), "");
-    start = LLVMBuildSub(e->builder, last, start, "");
+    LLVMValueRef other =
+        emit_load(e, e->i64, emit_address(e, e->i64, to->base, emit_i64(e, before)), 8);
+    table.rows = 0;
+    table.stride = LLVMBuildSub(e->builder, last, other, "");
+    table.start = table.next = LLVMBuildAdd(e->builder, last, table.stride, "");
   }
-  fill_even(h, to->base, rows, rows + FEW_ROWS_AHEAD + FEW_MAX_BLOCK, start, stride, NULL, NULL);
+  few_table_fill(h, &table);
   return true;
 }

@@ -76,6 +76,19 @@ static bool open_machine(struct part *part, const struct host_machine *machine)
   return true;
 }
 
+static bool run_passes(struct part *part, const char *passes)
+{
+  LLVMPassBuilderOptionsRef options = LLVMCreatePassBuilderOptions();
+  LLVMErrorRef failed = LLVMRunPasses(part->host.e.module, passes, part->machine, options);
+  LLVMDisposePassBuilderOptions(options);
+  if (failed == NULL)
+    return true;
+  char *text = LLVMGetErrorMessage(failed);
+  part->error = arena_format(part->arena, "LLVM's passes failed: %s", text);
+  LLVMDisposeErrorMessage(text);
+  return false;
+}
+
 /* The whole program as a module in a context of its own. */
 static bool lower(struct part *part, const struct session *session, struct compiled_kernel *kernels)
 {
@@ -95,6 +108,7 @@ static bool lower(struct part *part, const struct session *session, struct compi
   h->e.splits_fma = !machine->multiplies_and_adds;
   h->e.splits_halves = !machine->converts_halves;
   h->e.splits_floor = !machine->rounds;
+  h->e.looks_up = machine->looks_up;
   char *triple = LLVMGetTargetMachineTriple(part->machine);
   LLVMSetTarget(h->e.module, triple);
   LLVMDisposeMessage(triple);
@@ -103,24 +117,8 @@ static bool lower(struct part *part, const struct session *session, struct compi
   LLVMDisposeTargetData(layout);
   for (size_t k = 0; k < compiled->kernels.count; k++)
     host_lower_kernel(h, &kernels[k]);
-  return true;
-}
-
-static bool optimize(struct part *part)
-{
-  LLVMPassBuilderOptionsRef options = LLVMCreatePassBuilderOptions();
-  LLVMErrorRef failed = LLVMRunPasses(part->host.e.module,
-                                      "elim-avail-extern,globaldce,"
-                                      "function(mem2reg,early-cse,instcombine<no-verify-fixpoint>,"
-                                      "loop-mssa(licm))",
-                                      part->machine, options);
-  LLVMDisposePassBuilderOptions(options);
-  if (failed == NULL)
-    return true;
-  char *text = LLVMGetErrorMessage(failed);
-  part->error = arena_format(part->arena, "LLVM's passes failed: %s", text);
-  LLVMDisposeErrorMessage(text);
-  return false;
+  /* Before the module is divided: one of equal pieces is kept. */
+  return h->pieces < 2 || run_passes(part, "mergefunc");
 }
 
 /* From the module to its text or machine code. */
@@ -128,7 +126,9 @@ static bool generate(struct part *part, enum compile_form form)
 {
   LLVMModuleRef module = part->host.e.module;
   double started = milliseconds();
-  if (!optimize(part))
+  if (!run_passes(part, "elim-avail-extern,globaldce,"
+                        "function(mem2reg,early-cse,instcombine<no-verify-fixpoint>,"
+                        "loop-mssa(licm))"))
     return false;
   double optimized = milliseconds();
   LLVMCodeGenFileType type = form == COMPILE_ASSEMBLY ? LLVMAssemblyFile : LLVMObjectFile;

@@ -326,20 +326,27 @@ static void lower_for_segments(struct host *h, const struct tile_op *op)
   LLVMBasicBlockRef classify = emit_block(e, "classify");
   LLVMBuildCondBr(e->builder, may, classify, head);
   LLVMPositionBuilderAtEnd(e->builder, classify);
-  LLVMValueRef must = emit_expression(&h->expression, op->expr2);
-  struct emit_branch branch;
-  emit_if(e, &branch, must);
-  for (uint32_t r = 0; r < 2; r++) {
+  const bool masked_only = expr_is_false(op->expr2);
+  LLVMBasicBlockRef bodies[2] = {masked_only ? NULL : emit_block(e, "full"),
+                                 emit_block(e, "masked")};
+  if (masked_only) {
+    LLVMBuildBr(e->builder, bodies[1]);
+  } else {
+    LLVMValueRef must = emit_expression(&h->expression, op->expr2);
+    LLVMBuildCondBr(e->builder, must, bodies[0], bodies[1]);
+  }
+  for (uint32_t r = masked_only ? 1 : 0; r < 2; r++) {
+    static const char *const names[2] = {"attnc.full_tile", "attnc.masked_tile"};
+    LLVMBasicBlockRef done = emit_block(e, "tile_done");
+    LLVMPositionBuilderAtEnd(e->builder, bodies[r]);
     *host_value(h, op->regions[r]->arguments[0]) =
         (struct host_value){.kind = HOST_SCALAR, .scalar = start};
     lower_carrying(h, op, op->regions[r], &carried, 1);
-    if (r == 0)
-      emit_else(e, &branch);
+    LLVMBuildBr(e->builder, done);
+    LLVMPositionBuilderAtEnd(e->builder, done);
+    emit_outline(e, names[r], bodies[r], done, PART_WORTH, true);
+    LLVMBuildBr(e->builder, head);
   }
-  emit_end_if(e, &branch);
-  /* Masks make the rarer body the longer one. */
-  emit_outline(e, "attnc.masked_tile", branch.otherwise, branch.exit, PART_WORTH);
-  LLVMBuildBr(e->builder, head);
   LLVMPositionBuilderAtEnd(e->builder, exit);
   carried_finish(h, op, &carried);
 }
@@ -655,6 +662,32 @@ void host_function_end(struct host *h, const struct host_outer *outer)
   e->function = outer->function;
   e->entry = outer->entry;
   LLVMPositionBuilderAtEnd(e->builder, outer->block);
+}
+
+/* Memory begins where the function's own ends, so that the same piece elsewhere has the same
+ * addresses. */
+void host_piece_begin(struct host *h, struct host_piece *piece)
+{
+  struct emit *e = &h->e;
+  *piece = (struct host_piece){emit_block(e, "piece"), emit_block(e, "piece_done"), h->scratch,
+                               h->scratch_used, h->scratch_peak};
+  h->scratch = host_allocate(h, 0);
+  h->scratch_used = h->scratch_peak = 0;
+  LLVMBuildBr(e->builder, piece->first);
+  LLVMPositionBuilderAtEnd(e->builder, piece->first);
+}
+
+void host_piece_end(struct host *h, const struct host_piece *piece, const char *name)
+{
+  enum { WORTH = 40 /* instructions */ };
+  struct emit *e = &h->e;
+  LLVMBuildBr(e->builder, piece->exit);
+  LLVMPositionBuilderAtEnd(e->builder, piece->exit);
+  h->pieces += emit_outline(e, name, piece->first, piece->exit, WORTH, false);
+  const size_t peak = piece->scratch_used + h->scratch_peak;
+  h->scratch = piece->scratch;
+  h->scratch_used = piece->scratch_used;
+  h->scratch_peak = peak > piece->scratch_peak ? peak : piece->scratch_peak;
 }
 
 void host_lower_kernel(struct host *h, struct compiled_kernel *kernel)

@@ -80,10 +80,12 @@ struct host {
   VECTOR(struct tile_op *) run; /* the same, of few rows */
   LLVMValueRef zeros;           /* a row of zeros; NULL until one is needed */
   uint32_t zero_bytes;
+  uint32_t pieces; /* functions that may be equal (host_piece_end) */
   LLVMValueRef fault_function;
   VECTOR(struct host_product) products;
   VECTOR(struct host_transfer) transfers; /* transfer.c */
   VECTOR(struct host_turn) turns;
+  LLVMValueRef table_functions[SPEC_MAX_RANK + 1], clear_function; /* few_table.c */
 };
 
 /* A function that transposes squares of such elements (transfer.c). */
@@ -228,6 +230,17 @@ struct host_outer {
 LLVMValueRef host_function_begin(struct host *h, struct host_outer *outer, const char *name,
                                  LLVMTypeRef type);
 void host_function_end(struct host *h, const struct host_outer *outer); /* returns nothing */
+/* A piece of the function at hand that becomes one of its own where it is long enough. Pieces that
+ * are equal but for what they take from outside are one function in the end. Memory that is
+ * allocated in a piece (host_allocate) is free behind it, and no value of the piece is used there.
+ */
+struct host_piece {
+  LLVMBasicBlockRef first, exit;
+  LLVMValueRef scratch;
+  size_t scratch_used, scratch_peak;
+};
+void host_piece_begin(struct host *h, struct host_piece *piece);
+void host_piece_end(struct host *h, const struct host_piece *piece, const char *name);
 /* What a scalar is where the loop whose region is `region` has that index. */
 LLVMValueRef host_scalar_at(struct host *h, const struct tile_value *value,
                             const struct tile_region *region, LLVMValueRef index);
