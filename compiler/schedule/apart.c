@@ -1,7 +1,8 @@
-/* Sums over keys in a loop whose keys several warps divide. As long as a value is a sum of terms of
- * which every warp has its own, multiplied by what all of them know, the warps need not add up
- * before the loop ends: the weights of a tile stay in the registers of the warp that made them, and
- * meet its own rows of the second operand. */
+/* Sums over keys in a loop whose keys the threads of a row divide, and several warps perhaps. As
+ * long as a value is a sum of terms of which each has its own, multiplied by what all of them know,
+ * they need not add up before the loop ends: of a column every thread keeps what its own elements
+ * make, and the weights of a tile stay in the registers of the warp that made them and meet its own
+ * rows of the second operand. */
 #include "compiler/schedule/residence.h"
 
 enum {
@@ -76,9 +77,9 @@ static bool divides_inner(const struct residence *r, const struct tile_op *produ
   const struct tile_value *a = product->operands[0], *result = product->results[0];
   uint32_t step = a->type.element == TILE_F32 ? INNER_FLOAT : INNER_HALF;
   uint32_t registers = 4 * residence_row_blocks(r, result->type.rows) * all_blocks(result->type);
-  return r->row_warps == 1 && !product->transpose_a && result->type.columns > 1 &&
-         a->type.columns % (step * r->column_warps) == 0 && is_fragment(r, a) &&
-         registers <= MOST_REGISTERS;
+  return r->column_warps > 1 && r->row_warps == 1 && !product->transpose_a &&
+         result->type.columns > 1 && a->type.columns % (step * r->column_warps) == 0 &&
+         is_fragment(r, a) && registers <= MOST_REGISTERS;
 }
 
 /* Whether the value, of `region`, may be parts of a sum where `before` is. Nothing else may read
@@ -170,8 +171,7 @@ static void look_at_region(struct residence *r, const struct tile_region *region
 
 void residence_find_apart(struct residence *r)
 {
-  if (r->column_warps > 1)
-    look_at_region(r, r->kernel->body);
+  look_at_region(r, r->kernel->body);
 }
 
 /* ---- the exchange after a loop ---- */

@@ -161,7 +161,8 @@ static void place_loop(struct estimate *s, const struct tile_op *op)
     if (!residence_is_apart(s->where, x))
       continue;
     if (x->type.columns == 1) {
-      place_exchange(s, x->type, 1);
+      if (s->where->column_warps > 1)
+        place_exchange(s, x->type, 1);
       continue;
     }
     const size_t before = s->used;

@@ -91,10 +91,10 @@ bool residence_settles(const struct residence *r, const struct tile_value *value
  * leaves it there; how many registers that are, or 0. Few of a kernel, the first ones. */
 uint32_t residence_kept(const struct residence *r, const struct tile_value *value);
 
-/* ---- sums that column warps keep apart (apart.c) ---- */
-/* Whether each of the warps that divide columns has a value of its own, the sum of which is the
- * tile: f32 [M, N] with all columns in every such warp, or [M, 1]. Between the turns of a loop
- * nothing of it goes from warp to warp then. */
+/* ---- sums that threads keep apart (apart.c) ---- */
+/* Whether several have a value of their own, the sum of which is the tile: of f32 [M, 1] each
+ * thread of a row, of [M, N] each of the warps that divide columns, with all columns in every one.
+ * Between the turns of a loop nothing of it goes from one to the other then. */
 bool residence_is_apart(const struct residence *r, const struct tile_value *value);
 void residence_find_apart(struct residence *r);
 /* After the loop the parts are exchanged in rounds, so many blocks of each warp's own columns at a

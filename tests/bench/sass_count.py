@@ -4,8 +4,8 @@
     attnc compile SPEC --target sm_80 -o K.ptx && ptxas -arch=sm_80 K.ptx -o K.cubin
     tests/bench/sass_count.py [--nvdisasm PROGRAM] K.cubin...
 
-One row a loop: what one turn of a warp issues if it leaves out loops without products and blocks that load elements
-one by one (copies of tensors that are not aligned). Both ways of any other branch count. Nothing is timed.
+One row a loop: what one turn of a warp issues if it takes all products and the most asynchronous copies, of several
+ways to make these copies the shortest, and of any other branch the longer way. Nothing is timed.
 """
 import argparse
 import collections
@@ -60,19 +60,35 @@ def edges_of(blocks, labels):
     return edges
 
 
+def dominators_of(edges, sources):
+    """For each block those through which every way from the first one leads to it."""
+    every = set(range(len(edges)))
+    found = [{0}] + [every] * (len(edges) - 1)
+    changed = True
+    while changed:
+        changed = False
+        for block in range(1, len(edges)):
+            before = [found[source] for source in sources[block]]
+            new = (set.intersection(*before) if before else every) | {block}
+            changed = changed or new != found[block]
+            found[block] = new
+    return found
+
+
 def loops_of(edges):
-    """Blocks of each natural loop, by its first block. The layout is taken to put that before the others."""
+    """Blocks of each natural loop, by its first block."""
     sources = collections.defaultdict(set)
     for block, targets in enumerate(edges):
         for target in targets:
             sources[target].add(block)
-    loops = collections.defaultdict(set)
+    dominators = dominators_of(edges, sources)
+    loops = {}
     for head in range(len(edges)):
-        wanted = [block for block in sources[head] if block >= head]
+        wanted = [block for block in sources[head] if head in dominators[block]]
         loop = {head} if wanted else set()
         while wanted:
             block = wanted.pop()
-            if block not in loop and block >= head:
+            if block not in loop:
                 loop.add(block)
                 wanted.extend(sources[block])
         if loop:
@@ -80,26 +96,61 @@ def loops_of(edges):
     return loops
 
 
-def count(blocks, loop, inner):
+def kinds_of(block):
     kinds = collections.Counter()
-    for number in loop:
-        opcodes = {instruction[0] for instruction in blocks[number]}
-        if number in inner or opcodes & {"LDG", "STG"}:
-            continue
-        for opcode, modifiers, _, _ in blocks[number]:
-            if opcode == "IMAD" and modifiers.startswith(".MOV"):
-                opcode = "MOV"
-            kinds[next((kind for kind, members in KINDS.items() if opcode in members), "other")] += 1
+    for opcode, modifiers, _, _ in block:
+        if opcode == "IMAD" and modifiers.startswith(".MOV"):
+            opcode = "MOV"
+        kinds[next((kind for kind, members in KINDS.items() if opcode in members), "other")] += 1
     return kinds
+
+
+class Way:
+    """From a block to the end of the turn: what it issues, and the blocks with asynchronous copies on it."""
+
+    def __init__(self, kinds, copying):
+        self.kinds, self.copying = kinds, copying
+        self.work, self.length = (kinds["HMMA"], kinds["LDGSTS"]), sum(kinds.values())
+
+    def is_better(self, other):
+        if self.work != other.work:
+            return self.work > other.work
+        if self.copying != other.copying:
+            return self.length < other.length
+        return self.length > other.length
+
+
+def turn_of(blocks, edges, loop, head, inner):
+    """The way from the first block of a loop to itself. Blocks of loops further in issue nothing."""
+    ways = {head: Way(collections.Counter(), frozenset())}
+    waiting, entered = [head], {head}
+    while waiting:
+        number = waiting[-1]
+        targets = [target for target in edges[number] if target in loop]
+        new = next((target for target in targets if target not in entered), None)
+        if new is not None:
+            entered.add(new)
+            waiting.append(new)
+            continue
+        waiting.pop()
+        own = collections.Counter() if number in inner else kinds_of(blocks[number])
+        best = None
+        for rest in (ways[target] for target in targets if target in ways):
+            best = rest if best is None or rest.is_better(best) else best
+        if best is not None:
+            copying = best.copying | {number} if own["LDGSTS"] > 0 else best.copying
+            ways[number] = Way(best.kinds + own, copying)
+    return ways[head].kinds
 
 
 def rows_of(cubin, nvdisasm):
     listing = subprocess.run([nvdisasm, "-c", cubin], check=True, capture_output=True, text=True).stdout
     blocks, labels = blocks_of(listing)
-    loops = loops_of(edges_of(blocks, labels))
+    edges = edges_of(blocks, labels)
+    loops = loops_of(edges)
     for head, loop in loops.items():
         within = [other for start, other in loops.items() if other < loop]
-        kinds = count(blocks, loop, set().union(*within) if within else set())
+        kinds = turn_of(blocks, edges, loop, head, set().union(*within) if within else set())
         if kinds["HMMA"] > 0:
             yield "%s, block %d" % (cubin, head), kinds
 

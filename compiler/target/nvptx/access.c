@@ -51,7 +51,7 @@ static LLVMValueRef live_count(struct gpu *g, const struct tile_value *value)
   return LLVMBuildTrunc(e->builder, live, e->i32, "");
 }
 
-struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op)
+struct gpu_access gpu_access_indices(struct gpu *g, const struct tile_op *op)
 {
   struct emit *e = g->e;
   struct tile_value *const *operands = op->operands + tile_first_index(op->kind);
@@ -70,6 +70,14 @@ struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op)
       a.first_column = index;
     a.origin = LLVMBuildAdd(e->builder, a.origin, LLVMBuildMul(e->builder, index, stride, ""), "");
   }
+  return a;
+}
+
+struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op)
+{
+  struct tile_value *const *operands = op->operands + tile_first_index(op->kind);
+  const uint32_t rank = rank_of(g, op->access.tensor);
+  struct gpu_access a = gpu_access_indices(g, op);
   a.live_rows = live_count(g, operands[rank]);
   a.live_columns = live_count(g, operands[rank + 1]);
   return a;

@@ -1,6 +1,6 @@
-/* Sums of which every column warp has its own part (residence_is_apart), and their end: warps
- * exchange parts of blocks through shared memory, where each lane finds what the same lanes of the
- * other warps have. */
+/* Sums of which the threads of a row, or every column warp, have their own parts
+ * (residence_is_apart), and their end: of tiles, warps exchange parts of blocks through shared
+ * memory, where each lane finds what the same lanes of the other warps have. */
 #include "compiler/target/nvptx/lower.h"
 
 enum { LANE_BYTES = 16, WARP_BYTES = EMIT_WARP * LANE_BYTES }; /* of a block of 16 x 8 */
@@ -22,7 +22,8 @@ void gpu_start_apart(struct gpu *g, const struct tile_value *value, LLVMValueRef
 {
   struct emit *e = g->e;
   LLVMValueRef zero = emit_float_of(e->f32, 0);
-  LLVMValueRef first = LLVMBuildICmp(e->builder, LLVMIntEQ, g->warp_column, emit_i32(e, 0), "");
+  LLVMValueRef number = LLVMBuildOr(e->builder, g->warp_column, g->lane_column, "");
+  LLVMValueRef first = LLVMBuildICmp(e->builder, LLVMIntEQ, number, emit_i32(e, 0), "");
   for (uint32_t n = 0; n < count; n++)
     parts[n] = value->type.columns > 1 ? zero /* as the value is */
                                        : emit_select(e, first, gpu_element(g, value, n, 0), zero);

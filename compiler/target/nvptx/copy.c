@@ -2,9 +2,10 @@
  * allow. */
 #include "compiler/target/nvptx/lower.h"
 
-/* What one thread copies in each turn of copy_chunks. */
+/* The first of what one thread copies in a turn of copy_chunks. */
 struct chunk {
   LLVMValueRef row, column; /* i32 */
+  uint32_t down;            /* rows, to be added to `row` */
   LLVMValueRef to, from;    /* pointers into the place and the tensor */
 };
 
@@ -16,7 +17,10 @@ struct copy {
   uint32_t bits;              /* of an element, in memory and in the place */
   uint32_t chunks, per_chunk; /* in a row; elements */
   uint32_t threads, total;    /* chunks of all rows */
-  uint32_t rows;              /* of one turn, if those are whole, else 0 */
+  /* In each turn the threads copy `width` chunks beside each other of as many rows as that makes,
+   * which is `rows` if those are whole, else 0, and then the chunks `width` further on, until each
+   * has `beside` of its row. */
+  uint32_t width, beside, rows;
 };
 
 static LLVMValueRef chunk_pointer(const struct copy *c, LLVMValueRef row_offset,
@@ -33,7 +37,7 @@ static void place_chunk(const struct copy *c, struct chunk *chunk, uint32_t firs
 {
   struct gpu *g = c->g;
   struct emit *e = g->e;
-  LLVMValueRef number = g->thread, width = emit_i32(e, (int32_t)c->chunks);
+  LLVMValueRef number = g->thread, width = emit_i32(e, (int32_t)c->width);
   if (first > 0)
     number = LLVMBuildAdd(e->builder, number, emit_i32(e, (int32_t)first), "");
   chunk->row = LLVMBuildUDiv(e->builder, number, width, "");
@@ -42,32 +46,41 @@ static void place_chunk(const struct copy *c, struct chunk *chunk, uint32_t firs
   chunk->to = gpu_address(g, c->place, chunk->row, chunk->column);
 }
 
-static LLVMValueRef chunk_source(const struct copy *c, const struct chunk *chunk, uint32_t first)
+/* Of rows that are not scattered. */
+static LLVMValueRef chunk_source(const struct copy *c, const struct chunk *chunk)
 {
-  uint32_t reach = (first + c->threads + c->chunks - 1) / c->chunks;
-  return chunk_pointer(c, gpu_row_offset(c->g, c->a, c->type, chunk->row, reach), chunk->column);
+  return chunk_pointer(c, gpu_row_offset(c->g, c->a, c->type, chunk->row, 0), chunk->column);
 }
 
 /* Whole rows further on: each thread keeps its column and moves down. */
 static void move_down(const struct copy *c, struct chunk *chunk)
 {
-  struct emit *e = c->g->e;
-  chunk->row = LLVMBuildAdd(e->builder, chunk->row, emit_i32(e, (int32_t)c->rows), "");
+  chunk->down += c->rows;
   chunk->to = gpu_further(c->g, chunk->to, (int64_t)c->rows * c->place->pitch);
 }
 
-static LLVMValueRef chunk_below(const struct copy *c, const struct chunk *chunk)
+/* Bytes (i64) from a row to that which the thread copies of next. */
+static LLVMValueRef row_step(const struct copy *c)
 {
   struct gpu *g = c->g;
   struct emit *e = g->e;
   LLVMValueRef step =
       LLVMBuildMul(e->builder, gpu_row_stride(g, c->a), emit_i64(e, (int64_t)c->rows), "");
-  step = gpu_bytes(g, gpu_dtype(g, c->a->access->tensor), step);
-  return emit_address(e, e->i8, chunk->from, step);
+  return gpu_bytes(g, gpu_dtype(g, c->a->access->tensor), step);
 }
 
-/* How many of a chunk's bytes are live (i32), or NULL for all. */
-static LLVMValueRef chunk_present(const struct copy *c, const struct chunk *chunk)
+/* Whether the chunk's row (i1) is less than a count (i32): all chunks of a thread are compared with
+ * one difference. */
+static LLVMValueRef is_above(const struct copy *c, const struct chunk *chunk, LLVMValueRef count)
+{
+  struct emit *e = c->g->e;
+  LLVMValueRef rest = LLVMBuildSub(e->builder, count, chunk->row, "");
+  return LLVMBuildICmp(e->builder, LLVMIntSGT, rest, emit_i32(e, (int32_t)chunk->down), "");
+}
+
+/* How many bytes are live (i32) of the chunk at a column of the chunk's row, or NULL for all. */
+static LLVMValueRef chunk_present(const struct copy *c, const struct chunk *chunk,
+                                  LLVMValueRef column)
 {
   struct gpu *g = c->g;
   struct emit *e = g->e;
@@ -75,21 +88,21 @@ static LLVMValueRef chunk_present(const struct copy *c, const struct chunk *chun
   const struct tile_type type = c->type;
   LLVMValueRef present = NULL;
   if (type.columns < c->chunks * c->per_chunk ||
-      gpu_lives(g, chunk->column, a->live_columns, type.columns) != NULL) {
+      gpu_lives(g, column, a->live_columns, type.columns) != NULL) {
     LLVMValueRef columns =
         emit_intrinsic(e, "llvm.smin", e->i32,
                        (LLVMValueRef[]){a->live_columns, emit_i32(e, (int32_t)type.columns)}, 2);
-    present = LLVMBuildMul(e->builder, LLVMBuildSub(e->builder, columns, chunk->column, ""),
+    present = LLVMBuildMul(e->builder, LLVMBuildSub(e->builder, columns, column, ""),
                            emit_i32(e, (int32_t)c->bits), "");
     present = LLVMBuildAShr(e->builder, present, emit_i32(e, 3), "");
     present = emit_intrinsic(e, "llvm.smin", e->i32, (LLVMValueRef[]){present, emit_i32(e, 16)}, 2);
     present = emit_intrinsic(e, "llvm.smax", e->i32, (LLVMValueRef[]){present, emit_i32(e, 0)}, 2);
   }
-  LLVMValueRef live = gpu_lives(g, chunk->row, a->live_rows, type.rows);
+  LLVMValueRef live = NULL;
+  if (gpu_lives(g, chunk->row, a->live_rows, type.rows) != NULL)
+    live = is_above(c, chunk, a->live_rows);
   if (type.rows < c->place->rows)
-    live = gpu_both(
-        g, live,
-        LLVMBuildICmp(e->builder, LLVMIntSLT, chunk->row, emit_i32(e, (int32_t)type.rows), ""));
+    live = gpu_both(g, live, is_above(c, chunk, emit_i32(e, (int32_t)type.rows)));
   if (live == NULL)
     return present;
   return emit_select(e, live, present == NULL ? emit_i32(e, 16) : present, emit_i32(e, 0));
@@ -106,10 +119,10 @@ struct found {
 
 static struct found begin_found(const struct copy *c)
 {
-  struct found f = {.rows = (EMIT_WARP - 1) / c->chunks + 2};
-  if (EMIT_WARP % c->chunks == 0)
-    f.rows = EMIT_WARP / c->chunks;
-  else if (c->chunks % EMIT_WARP == 0)
+  struct found f = {.rows = (EMIT_WARP - 1) / c->width + 2};
+  if (EMIT_WARP % c->width == 0)
+    f.rows = EMIT_WARP / c->width;
+  else if (c->width % EMIT_WARP == 0)
     f.rows = 1;
   f.turns = EMIT_WARP / f.rows;
   return f;
@@ -122,7 +135,7 @@ static LLVMValueRef first_row(const struct copy *c, LLVMValueRef turn)
   LLVMValueRef number = LLVMBuildMul(e->builder, turn, emit_i32(e, (int32_t)c->threads), "");
   number = LLVMBuildAdd(e->builder, number, c->g->thread, "");
   number = LLVMBuildSub(e->builder, number, c->g->lane, "");
-  return LLVMBuildUDiv(e->builder, number, emit_i32(e, (int32_t)c->chunks), "");
+  return LLVMBuildUDiv(e->builder, number, emit_i32(e, (int32_t)c->width), "");
 }
 
 /* The rows of the turns from number `turn` on. */
@@ -136,13 +149,13 @@ static void find_rows(const struct copy *c, struct found *f, uint32_t turn)
   LLVMValueRef row =
       LLVMBuildAdd(e->builder, first_row(c, own), LLVMBuildURem(e->builder, g->lane, rows, ""), "");
   uint32_t last = turn + (EMIT_WARP - 1) / f->rows;
-  uint32_t reach = (last + 1) * c->threads / c->chunks + (c->rows == 0 ? f->rows : 0);
+  uint32_t reach = (last + 1) * c->threads / c->width + (c->rows == 0 ? f->rows : 0);
   f->offset = gpu_row_offset(g, c->a, c->type, row, reach);
 }
 
-/* The offset of the row of the thread's chunk in a turn. */
+/* The offset of the row of the thread's chunks in a turn. */
 static LLVMValueRef found_offset(const struct copy *c, struct found *f, uint32_t turn,
-                                 LLVMValueRef row)
+                                 const struct chunk *chunk)
 {
   struct emit *e = c->g->e;
   if (turn % f->turns == 0)
@@ -150,6 +163,7 @@ static LLVMValueRef found_offset(const struct copy *c, struct found *f, uint32_t
   LLVMValueRef from = emit_i32(e, (int32_t)(turn % f->turns * f->rows));
   if (f->rows > 1) {
     LLVMValueRef first = first_row(c, emit_i32(e, (int32_t)turn));
+    LLVMValueRef row = LLVMBuildAdd(e->builder, chunk->row, emit_i32(e, (int32_t)chunk->down), "");
     from = LLVMBuildAdd(e->builder, from, LLVMBuildSub(e->builder, row, first, ""), "");
   }
   LLVMValueRef high = LLVMBuildLShr(e->builder, f->offset, emit_i64(e, 32), "");
@@ -163,41 +177,53 @@ static LLVMValueRef found_offset(const struct copy *c, struct found *f, uint32_t
 
 /* ---- a tile ---- */
 
-static void copy_chunk(const struct copy *c, const struct chunk *chunk, uint32_t first)
+/* Those of the thread in one row. */
+static void copy_beside(const struct copy *c, const struct chunk *chunk)
 {
   struct gpu *g = c->g;
   struct emit *e = g->e;
-  struct emit_branch branch;
-  bool last = first + c->threads > c->total;
-  if (last)
-    emit_if(e, &branch,
-            LLVMBuildICmp(e->builder, LLVMIntSLT, g->thread,
-                          emit_i32(e, (int32_t)(c->total - first)), ""));
-  emit_gpu_copy(e, 16, chunk->to, chunk->from, chunk_present(c, chunk));
-  if (last) {
-    emit_else(e, &branch);
-    emit_end_if(e, &branch);
+  for (uint32_t k = 0; k < c->beside; k++) {
+    const uint32_t over = k * c->width;
+    LLVMValueRef column =
+        LLVMBuildAdd(e->builder, chunk->column, emit_i32(e, (int32_t)(over * c->per_chunk)), "");
+    emit_gpu_copy(e, 16, gpu_further(g, chunk->to, 16 * over),
+                  gpu_further(g, chunk->from, 16 * over), chunk_present(c, chunk, column));
   }
 }
 
 /* Bytes that are not live become zero. */
-static void copy_chunks(const struct copy *c)
+static void copy_chunks(const struct copy *c, const struct gpu_copy_start *start)
 {
+  struct gpu *g = c->g;
+  struct emit *e = g->e;
   struct chunk chunk = {0};
   struct found found = c->a->scattered ? begin_found(c) : (struct found){0};
-  for (uint32_t first = 0; first < c->total; first += c->threads) {
+  const uint32_t step = c->threads * c->beside;
+  for (uint32_t first = 0; first < c->total; first += step) {
     if (first == 0 || c->rows == 0)
       place_chunk(c, &chunk, first);
     else
       move_down(c, &chunk);
     if (c->a->scattered)
-      chunk.from =
-          chunk_pointer(c, found_offset(c, &found, first / c->threads, chunk.row), chunk.column);
+      chunk.from = chunk_pointer(c, found_offset(c, &found, first / step, &chunk), chunk.column);
+    else if (first == 0 && start->from != NULL)
+      chunk.from = start->from;
     else if (first == 0 || c->rows == 0)
-      chunk.from = chunk_source(c, &chunk, first);
+      chunk.from = chunk_source(c, &chunk);
     else
-      chunk.from = chunk_below(c, &chunk);
-    copy_chunk(c, &chunk, first);
+      chunk.from =
+          emit_address(e, e->i8, chunk.from, start->step != NULL ? start->step : row_step(c));
+    struct emit_branch branch;
+    const bool last = first + step > c->total;
+    const uint32_t left = (c->total - first) / c->beside;
+    if (last)
+      emit_if(e, &branch,
+              LLVMBuildICmp(e->builder, LLVMIntSLT, g->thread, emit_i32(e, (int32_t)left), ""));
+    copy_beside(c, &chunk);
+    if (last) {
+      emit_else(e, &branch);
+      emit_end_if(e, &branch);
+    }
   }
 }
 
@@ -339,43 +365,89 @@ static void place_rows(struct gpu *g, struct gpu_access *a)
       a->row_places[d] = gpu_in_shared(g, a->rows[d], READ_ROWS);
 }
 
-void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
-              const struct gpu_place *place)
+static struct copy begin_copy(struct gpu *g, const struct gpu_access *a, struct tile_type type,
+                              const struct gpu_place *place)
 {
-  struct gpu_access a = *access;
-  const uint32_t used = g->shared_used;
-  enum dtype stored = gpu_dtype(g, a.access->tensor);
+  enum { LINE = 8, HALF_LINE = 4 }; /* chunks that lie in one line of a cache */
   struct copy c = {.g = g,
-                   .a = &a,
+                   .a = a,
                    .type = type,
                    .place = place,
-                   .bits = residence_bits(stored),
+                   .bits = residence_bits(gpu_dtype(g, a->access->tensor)),
                    .threads = gpu_threads(g)};
-  place_rows(g, &a);
-  if (place->columns == 1) {
-    copy_column(&c);
-    gpu_release(g, used);
-    return;
-  }
-  if (place->codes == DTYPE_ANY &&
-      (!residence_has_unit_columns(g->where, a.access) || !has_storage(place->element, stored))) {
-    copy_elements(&c);
-    gpu_release(g, used);
-    return;
-  }
   c.per_chunk = 128 / c.bits;
   c.chunks = (place->columns + c.per_chunk - 1) / c.per_chunk;
   c.total = c.chunks * place->rows;
-  bool even = a.access->row_group <= 1 && (a.scattered || a.access->row_dim != TILE_NO_DIM);
-  c.rows = even && c.threads % c.chunks == 0 ? c.threads / c.chunks : 0;
-  struct emit_branch branch;
-  emit_if(g->e, &branch, takes_chunks(&c));
-  copy_chunks(&c);
-  emit_else(g->e, &branch);
-  if (place->codes == DTYPE_ANY)
-    copy_elements(&c);
+  c.width = c.chunks % LINE == 0 ? LINE : c.chunks % HALF_LINE == 0 ? HALF_LINE : c.chunks;
+  const bool even =
+      a->access->row_group <= 1 && (a->scattered || a->access->row_dim != TILE_NO_DIM);
+  if (even && c.threads % c.width == 0)
+    c.rows = c.threads / c.width;
   else
-    copy_codes(&c);
-  emit_end_if(g->e, &branch);
+    c.width = c.chunks;
+  c.beside = c.chunks / c.width;
+  return c;
+}
+
+static bool may_take_chunks(const struct copy *c)
+{
+  const struct gpu_place *place = c->place;
+  return place->columns > 1 &&
+         (place->codes != DTYPE_ANY ||
+          (residence_has_unit_columns(c->g->where, c->a->access) &&
+           has_storage(place->element, gpu_dtype(c->g, c->a->access->tensor))));
+}
+
+struct gpu_copy_start gpu_copy_start(struct gpu *g, const struct gpu_access *access,
+                                     struct tile_type type, const struct gpu_place *place)
+{
+  struct gpu_copy_start start = {0};
+  const struct copy c = begin_copy(g, access, type, place);
+  if (!may_take_chunks(&c) || c.bits < 8) /* where columns end decides, too */
+    return start;
+  start.chunks = takes_chunks(&c);
+  if (!access->scattered && c.rows > 0) {
+    struct chunk chunk = {0};
+    place_chunk(&c, &chunk, 0);
+    start.from = chunk_source(&c, &chunk);
+    start.step = row_step(&c);
+  }
+  return start;
+}
+
+static void copy_one_by_one(const struct copy *c)
+{
+  if (c->place->codes == DTYPE_ANY)
+    copy_elements(c);
+  else
+    copy_codes(c);
+}
+
+void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
+              const struct gpu_place *place, struct gpu_copy_start start)
+{
+  struct gpu_access a = *access;
+  const uint32_t used = g->shared_used;
+  const struct copy c = begin_copy(g, &a, type, place);
+  place_rows(g, &a);
+  if (place->columns == 1) {
+    copy_column(&c);
+  } else if (!may_take_chunks(&c)) {
+    copy_one_by_one(&c);
+  } else {
+    const bool known = start.chunks != NULL && LLVMIsAConstantInt(start.chunks) != NULL;
+    const bool in_chunks = known && LLVMConstIntGetSExtValue(start.chunks) != 0;
+    struct emit_branch branch;
+    if (!known)
+      emit_if(g->e, &branch, start.chunks == NULL ? takes_chunks(&c) : start.chunks);
+    if (!known || in_chunks)
+      copy_chunks(&c, &start);
+    if (!known)
+      emit_else(g->e, &branch);
+    if (!known || !in_chunks)
+      copy_one_by_one(&c);
+    if (!known)
+      emit_end_if(g->e, &branch);
+  }
   gpu_release(g, used);
 }

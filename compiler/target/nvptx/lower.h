@@ -150,6 +150,8 @@ void gpu_expand(struct gpu *g, const struct gpu_place *codes, const struct gpu_p
 uint32_t gpu_place_bytes(const struct gpu_place *place);
 LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
                          LLVMValueRef column); /* pointer to an element; i32 indices */
+LLVMValueRef gpu_distance(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
+                          LLVMValueRef column); /* i32: bytes from the place to it */
 /* A pointer that many bytes further on: one register serves many addresses. */
 LLVMValueRef gpu_further(struct gpu *g, LLVMValueRef pointer, int64_t bytes);
 LLVMValueRef gpu_load_from(struct gpu *g, const struct gpu_place *place, LLVMValueRef pointer);
@@ -204,6 +206,8 @@ struct gpu_access {
 };
 /* Of a load or store. */
 struct gpu_access gpu_access(struct gpu *g, const struct tile_op *op);
+/* Without its live counts, which may not be known yet. */
+struct gpu_access gpu_access_indices(struct gpu *g, const struct tile_op *op);
 enum dtype gpu_dtype(const struct gpu *g, uint32_t tensor);
 /* index (i32) < live, or NULL where all of `count` are. */
 LLVMValueRef gpu_lives(struct gpu *g, LLVMValueRef index, LLVMValueRef live, uint32_t count);
@@ -244,9 +248,18 @@ void gpu_order(struct gpu *g, uint32_t tensor);
 void gpu_order_reads(struct gpu *g, const struct expr *e);
 
 /* ---- copy.c ---- */
+/* What a copy may be told instead of finding it. */
+struct gpu_copy_start {
+  LLVMValueRef chunks; /* i1, the same in every thread: 16 bytes can be copied at a time; or NULL */
+  LLVMValueRef from;   /* pointer to the thread's first 16 bytes, or NULL */
+  LLVMValueRef step;   /* i64: bytes from there to its next row, or NULL */
+};
+/* Finds it. What cannot be known before the copy, as where rows are scattered, is NULL. */
+struct gpu_copy_start gpu_copy_start(struct gpu *g, const struct gpu_access *access,
+                                     struct tile_type type, const struct gpu_place *place);
 /* Begins to copy the tile into the place, through registers where it cannot be asynchronous. */
 void gpu_copy(struct gpu *g, const struct gpu_access *access, struct tile_type type,
-              const struct gpu_place *place);
+              const struct gpu_place *place, struct gpu_copy_start start);
 
 /* ---- codes.c: types of a byte and less ---- */
 /* Two neighbours, pair `number` of those in a word (i32, the first in its lowest bits), as
@@ -262,7 +275,7 @@ void gpu_product(struct gpu *g, const struct tile_op *op);
 /* Reads a tile in shared memory into registers, if products want it there. */
 void gpu_keep(struct gpu *g, const struct tile_value *value);
 
-/* ---- apart.c: sums of which every column warp has its own part (residence_is_apart) ---- */
+/* ---- apart.c: sums of which threads or warps have their own parts (residence_is_apart) ---- */
 /* Between the two, fragments are laid out as parts are: every column warp has all columns. `enter`
  * returns what `leave` takes. */
 uint32_t gpu_enter_apart(struct gpu *g);
@@ -303,7 +316,7 @@ void gpu_reduce(struct gpu *g, const struct tile_op *op);
  * called for each of them, upwards, before `op` is lowered. */
 void gpu_reduce_beside(struct gpu *g, const struct tile_op *op, const struct tile_value *mask,
                        uint32_t c);
-/* Combines what the column warps have for the thread's rows of a tile of that type. */
+/* Combines what the threads of a row have for the thread's rows of a tile of that type. */
 void gpu_across_columns(struct gpu *g, enum tile_reduction reduction, struct tile_type type,
                         LLVMValueRef *results);
 
@@ -323,12 +336,21 @@ LLVMValueRef gpu_scalar(struct gpu *g, const struct tile_op *op);
  * of them, whose registers a loop would hold while its tiles need them. It has no value. */
 bool gpu_is_for_walks(const struct gpu *g, const struct tile_value *value);
 
-/* ---- stream.c: loops, and operands that are copied ahead ---- */
+/* ---- loop.c ---- */
 void gpu_for(struct gpu *g, const struct tile_op *op);
 void gpu_for_segments(struct gpu *g, const struct tile_op *op);
 void gpu_if(struct gpu *g, const struct tile_op *op);
 /* Within a walk: ptxas does not compute before this what comes after it. */
 void gpu_end_block(struct gpu *g);
+/* An i32 that `make` computes from the thread's number alone. Where FULL tiles have a loop of their
+ * own, that is done once before it, and `key`, which tells such values apart, finds it again. */
+struct gpu_key {
+  uint32_t what, count, pitch;
+};
+LLVMValueRef gpu_once(struct gpu *g, struct gpu_key key,
+                      LLVMValueRef (*make)(struct gpu *g, void *user), void *user);
+
+/* ---- stream.c: operands that are copied ahead ---- */
 /* If `op` is a load that the loop around streams: binds it, and true. */
 bool gpu_stream_bind(struct gpu *g, const struct tile_op *op);
 /* The place of a streamed tile, which is there from now on. */

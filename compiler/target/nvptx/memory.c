@@ -119,7 +119,7 @@ void gpu_load(struct gpu *g, const struct tile_op *op)
   *v = (struct gpu_value){.kind = GPU_SHARED, .in_shared = true};
   v->place = gpu_new_load_place(g, op);
   gpu_barrier(g);
-  gpu_copy(g, &a, result->type, &v->place);
+  gpu_copy(g, &a, result->type, &v->place, (struct gpu_copy_start){0});
   emit_gpu_copy_commit(g->e);
   emit_gpu_copy_wait(g->e, 0);
   gpu_barrier(g);

@@ -57,8 +57,18 @@ static void side_begin(struct gpu *g, struct side *side, uint32_t warps, LLVMVal
         sum(g, outer, LLVMBuildMul(e->builder, warp, emit_i32(e, (int32_t)(blocks * size)), ""));
   side->outer = outer;
   side->inner = inner;
-  side->pointer = side->along_rows ? gpu_address(g, &side->place, outer, inner)
-                                   : gpu_address(g, &side->place, inner, outer);
+}
+
+/* Bytes from the place to what the thread reads first. */
+static LLVMValueRef side_offset(struct gpu *g, const struct side *side)
+{
+  return side->along_rows ? gpu_distance(g, &side->place, side->outer, side->inner)
+                          : gpu_distance(g, &side->place, side->inner, side->outer);
+}
+
+static void side_point(struct gpu *g, struct side *side, LLVMValueRef offset)
+{
+  side->pointer = emit_gpu_shared(g->e, sum(g, side->place.offset, offset));
 }
 
 /* The pointer to `outer` and `inner` further on. Beyond the place, where nothing of the result is
@@ -85,8 +95,7 @@ static LLVMValueRef side_at(struct gpu *g, const struct side *side, uint32_t out
 static void begin_a(struct product *p, LLVMValueRef outer, LLVMValueRef inner)
 {
   struct gpu *g = p->g;
-  if (p->a_in_shared)
-    side_begin(g, &p->a, g->row_warps, g->warp_row, p->row_blocks, 16, outer, inner);
+  side_begin(g, &p->a, g->row_warps, g->warp_row, p->row_blocks, 16, outer, inner);
 }
 
 static void begin_b(struct product *p, LLVMValueRef outer, LLVMValueRef inner)
@@ -105,17 +114,53 @@ static void begin_b(struct product *p, LLVMValueRef outer, LLVMValueRef inner)
 /* ---- 16-bit operands ---- */
 
 /* Which row of which matrix each thread names to ldmatrix. */
-static void half_begin(struct product *p)
+static void half_begin_a(struct product *p)
 {
   struct gpu *g = p->g;
   if (p->op->transpose_a)
     begin_a(p, lane_bit(g, 3, 8), sum(g, lane_low(g, 7), lane_bit(g, 4, 8)));
   else
     begin_a(p, lane_low(g, 15), lane_bit(g, 4, 8));
+}
+
+static void half_begin_b(struct product *p)
+{
+  struct gpu *g = p->g;
   if (p->op->transpose_b)
     begin_b(p, sum(g, lane_low(g, 7), lane_bit(g, 4, 8)), lane_bit(g, 3, 8));
   else
     begin_b(p, lane_bit(g, 4, 8), lane_low(g, 15));
+}
+
+static LLVMValueRef half_offset_a(struct gpu *g, void *user)
+{
+  struct product p = *(struct product *)user;
+  half_begin_a(&p);
+  return side_offset(g, &p.a);
+}
+
+static LLVMValueRef half_offset_b(struct gpu *g, void *user)
+{
+  struct product p = *(struct product *)user;
+  half_begin_b(&p);
+  return side_offset(g, &p.b);
+}
+
+static void half_begin(struct product *p)
+{
+  struct gpu *g = p->g;
+  enum { FIRST, FIRST_TRANSPOSED, SECOND, SECOND_TRANSPOSED, APART = 4 };
+  if (p->a_in_shared) {
+    const struct gpu_key key = {p->op->transpose_a ? FIRST_TRANSPOSED : FIRST, p->row_blocks,
+                                p->a.place.pitch};
+    half_begin_a(p);
+    side_point(g, &p->a, gpu_once(g, key, half_offset_a, p));
+  }
+  const uint32_t second = p->op->transpose_b ? SECOND_TRANSPOSED : SECOND;
+  const struct gpu_key key = {p->apart ? APART + second : second,
+                              p->apart ? p->inner : p->column_blocks, p->b.place.pitch};
+  half_begin_b(p);
+  side_point(g, &p->b, gpu_once(g, key, half_offset_b, p));
 }
 
 /* Columns beyond the tile's own must be zero. */
@@ -198,6 +243,7 @@ void gpu_keep(struct gpu *g, const struct tile_value *value)
     return;
   struct side a = {.place = v->place, .along_rows = true};
   side_begin(g, &a, g->row_warps, g->warp_row, blocks, 16, lane_low(g, 15), lane_bit(g, 4, 8));
+  side_point(g, &a, side_offset(g, &a));
   v->kept = ARENA_ARRAY(g->arena, LLVMValueRef, count);
   for (uint32_t n = 0; n < blocks * steps; n++)
     emit_gpu_ldmatrix(g->e, 4, false, side_at(g, &a, 16 * (n / steps), 16 * (n % steps), 1),
@@ -230,8 +276,13 @@ static struct split split(struct gpu *g, LLVMValueRef x)
  * thread then needs of a what it has of an accumulator, and neighbours in memory. */
 static void float_begin(struct product *p)
 {
-  begin_a(p, p->g->lane_row, p->g->lane_column);
-  begin_b(p, p->g->lane_row, p->g->lane_column);
+  struct gpu *g = p->g;
+  if (p->a_in_shared) {
+    begin_a(p, g->lane_row, g->lane_column);
+    side_point(g, &p->a, side_offset(g, &p->a));
+  }
+  begin_b(p, g->lane_row, g->lane_column);
+  side_point(g, &p->b, side_offset(g, &p->b));
 }
 
 static void float_a(struct product *p, uint32_t block, uint32_t k, struct split out[4])

@@ -199,7 +199,7 @@ void gpu_across_columns(struct gpu *g, enum tile_reduction reduction, struct til
                         LLVMValueRef *results)
 {
   struct exchange exchange = column_exchange(g, type);
-  across_warps(g, reduction, &exchange, results, gpu_shape(g, type).rows);
+  across_threads(g, reduction, 1, 2, &exchange, results, gpu_shape(g, type).rows, false);
 }
 
 /* [M, N] -> [M, 1] */
@@ -212,12 +212,8 @@ static void reduce_columns(struct gpu *g, const struct tile_op *op, LLVMValueRef
     for (uint32_t c = 1; c < shape.columns; c++)
       results[r] = gpu_combine(g, op->reduction, results[r], own_element(g, op, r, c, true));
   }
-  if (from.columns == 1)
-    return;
-  struct exchange exchange = column_exchange(g, from);
-  if (residence_is_apart(g->where, op->results[0]))
-    exchange.warps = 1; /* the warp's own part */
-  across_threads(g, op->reduction, 1, 2, &exchange, results, shape.rows, false);
+  if (from.columns > 1 && !residence_is_apart(g->where, op->results[0]))
+    gpu_across_columns(g, op->reduction, from, results);
 }
 
 /* What the thread's rows make of column c. */

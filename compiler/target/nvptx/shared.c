@@ -74,8 +74,8 @@ uint32_t gpu_place_bytes(const struct gpu_place *place)
   return place->rows * place->pitch;
 }
 
-LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
-                         LLVMValueRef column)
+LLVMValueRef gpu_distance(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
+                          LLVMValueRef column)
 {
   struct emit *e = g->e;
   LLVMValueRef offset = LLVMBuildMul(e->builder, row, emit_i32(e, (int32_t)place->pitch), "");
@@ -84,8 +84,15 @@ LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValue
   LLVMValueRef along = several > 1
                            ? LLVMBuildUDiv(e->builder, column, emit_i32(e, (int32_t)several), "")
                            : LLVMBuildMul(e->builder, column, emit_i32(e, (int32_t)bytes), "");
-  offset = LLVMBuildAdd(e->builder, offset, along, "");
-  return emit_gpu_shared(e, LLVMBuildAdd(e->builder, place->offset, offset, ""));
+  return LLVMBuildAdd(e->builder, offset, along, "");
+}
+
+LLVMValueRef gpu_address(struct gpu *g, const struct gpu_place *place, LLVMValueRef row,
+                         LLVMValueRef column)
+{
+  struct emit *e = g->e;
+  LLVMValueRef distance = gpu_distance(g, place, row, column);
+  return emit_gpu_shared(e, LLVMBuildAdd(e->builder, place->offset, distance, ""));
 }
 
 static enum dtype storage_of(enum tile_element element)
