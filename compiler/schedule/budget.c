@@ -320,7 +320,7 @@ static bool is_long(const struct expr *e, uint32_t height)
 {
   if (e->height >= height)
     return true;
-  if (e->op == EXPR_POW || e->op == EXPR_SIN || e->op == EXPR_COS)
+  if (e->op == EXPR_POW || e->op == EXPR_SIN || e->op == EXPR_COS || e->op == EXPR_UNIFORM)
     return true;
   for (uint32_t k = 0; k < e->arg_count; k++)
     if (is_long(e->args[k], height))

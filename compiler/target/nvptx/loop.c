@@ -1,4 +1,5 @@
 /* Loops and branches: the values that they pass on, and the walk over the tiles of segments. */
+#include "compiler/schedule/budget.h"
 #include "compiler/target/nvptx/stream.h"
 
 /* ---- values that loops and branches pass on ---- */
@@ -413,6 +414,13 @@ static bool has_room(const struct gpu *g, const struct tile_op *op)
   return !formulas && g->column_warps == 1 && op->extra_count <= MOST_EXTRA;
 }
 
+/* Whether the budget leaves registers for what is found before a loop. */
+static bool has_registers(const struct gpu *g)
+{
+  enum { REGISTERS = 255, ROOM = 3 };
+  return budget_of_kernel(g->arena, g->kernel, &g->schedule).registers + ROOM <= REGISTERS;
+}
+
 /* FULL tiles have a loop of their own within that over PARTIAL ones: ptxas keeps what it carries in
  * the registers that products want, and what PARTIAL tiles take beyond that costs FULL ones
  * nothing. */
@@ -425,8 +433,9 @@ static void walk_apart(struct gpu *g, const struct walk *walk, struct gpu_loop *
   LLVMBasicBlockRef outer = emit_block(e, "next"), inner = emit_block(e, "full");
   LLVMBuildBr(e->builder, outer);
   LLVMPositionBuilderAtEnd(e->builder, outer);
-  gpu_streams_start(g, loop);
-  loop->before = has_room(g, walk->op) ? LLVMGetInsertBlock(e->builder) : NULL;
+  if (has_registers(g))
+    gpu_streams_start(g, loop);
+  loop->before = has_registers(g) && has_room(g, walk->op) ? LLVMGetInsertBlock(e->builder) : NULL;
   LLVMBuildBr(e->builder, inner);
   LLVMPositionBuilderAtEnd(e->builder, inner);
   walk_turn(g, walk, loop, 0, gpu_get(g, e->i1, loop->next_full), inner, carried);

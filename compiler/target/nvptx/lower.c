@@ -158,6 +158,19 @@ static void find_thread(struct gpu *g)
   g->lane_column = LLVMBuildShl(e->builder, quad, emit_i32(e, 1), "");
 }
 
+/* `of_floats`: products of f32; else any other. */
+static bool has_product(const struct tile_region *region, bool of_floats)
+{
+  bool has = false;
+  for (const struct tile_op *op = region->first; op != NULL && !has; op = op->next) {
+    if (op->kind == TILE_PRODUCT)
+      has = (op->operands[0]->type.element == TILE_F32) == of_floats;
+    for (uint32_t k = 0; k < op->region_count && !has; k++)
+      has = has_product(op->regions[k], of_floats);
+  }
+  return has;
+}
+
 static bool has_contract(const struct tile_region *region)
 {
   bool has = false;
@@ -171,11 +184,15 @@ static bool has_contract(const struct tile_region *region)
 
 /* The blocks that a multiprocessor has registers for at once, or 0 where ptxas may choose. It
  * trades a few spills for one block more, which the many sums of a contract, read and written for
- * every term, do not pay for. */
+ * every term, do not pay for. Where the keys are divided among few tasks there are no blocks for
+ * that; of products of f32 ptxas makes the better code if it may choose. */
 static uint32_t blocks_at_once(const struct gpu *g)
 {
   enum { REGISTERS = 1 << 16 }; /* of a multiprocessor, in every compute capability from 8.0 on */
-  if (!has_contract(g->kernel->body))
+  const struct tile_region *body = g->kernel->body;
+  const bool divided =
+      g->schedule.tasks > 0 && has_product(body, false) && !has_product(body, true);
+  if (!divided && !has_contract(body))
     return 0;
   const uint32_t wanted = budget_of_kernel(g->arena, g->kernel, &g->schedule).registers;
   const uint32_t blocks = REGISTERS / (gpu_threads(g) * wanted);
