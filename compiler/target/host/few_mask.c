@@ -3,8 +3,9 @@
  * through tables in which the rows that do not count are a row of zeros: tiles with a mask and
  * without one then share a product's code, and a choice between two tiles is the sum of two
  * products, each in the form that suits how its numbers are stored. An infinite element of the
- * other operand makes NaN of a row of zeros: a weight is never infinite, and of a score that is,
- * softmax makes NaN in any case. */
+ * other operand makes NaN of a row of zeros. That cannot matter where a mask hides the row's scores
+ * afterwards; but of a tile in two tensors the sum of the products is NaN then, and where every
+ * score of a row should be -inf, or the normaliser is not softmax, so is what the row gives. */
 #include "compiler/target/host/few.h"
 
 #include <math.h>
