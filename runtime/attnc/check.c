@@ -129,7 +129,7 @@ struct summary {
   bool ok;
   size_t run, left_out;
   double worst_ratio;
-  int64_t near_ties;
+  int64_t near_ties, nans;
 };
 
 static struct summary summarize(const struct check_state *state)
@@ -144,6 +144,7 @@ static struct summary summarize(const struct check_state *state)
       continue;
     summary.worst_ratio = fmax(summary.worst_ratio, result->comparison.worst_ratio);
     summary.near_ties += result->comparison.near_ties;
+    summary.nans += result->comparison.nans;
   }
   return summary;
 }
@@ -175,6 +176,8 @@ static void print_line(const struct check_state *state, const struct summary *su
          dtype_name(state->type), summary->run);
   if (summary->left_out > 0)
     printf(", %zu left out", summary->left_out);
+  if (summary->nans > 0)
+    printf(", %lld results NaN in the reference too", (long long)summary->nans);
   printf(", worst %.2f of the bound, %.1f s\n", summary->worst_ratio, ms * 1e-3);
   size_t failures = 0;
   for (size_t k = 0; k < state->case_count; k++) {
@@ -201,6 +204,7 @@ static void print_object(struct check_state *state, const struct summary *summar
   json_integer(json, "cases", (int64_t)summary->run);
   json_integer(json, "left_out", (int64_t)summary->left_out);
   json_integer(json, "near_ties", summary->near_ties);
+  json_integer(json, "nans", summary->nans);
   json_number(json, "worst_ratio", summary->worst_ratio);
   json_open(json, "failures", '[');
   for (size_t k = 0; k < state->case_count; k++) {
@@ -243,12 +247,15 @@ static void print_cache_line(struct check_state *state, const struct decode *dec
     json_bool(json, "ok", ok);
     json_integer(json, "cases", decode->checked);
     json_number(json, "worst_ratio", worst->worst_ratio);
+    json_integer(json, "nans", worst->nans);
     json_close(json, '}');
     return;
   }
-  printf("%-4s %s: %s %s: cache, %lld steps, worst %.2f of the bound, %.1f s\n", ok ? "ok" : "FAIL",
-         state->path, state->attention, dtype_name(state->type), (long long)decode->checked,
-         worst->worst_ratio, ms * 1e-3);
+  printf("%-4s %s: %s %s: cache, %lld steps", ok ? "ok" : "FAIL", state->path, state->attention,
+         dtype_name(state->type), (long long)decode->checked);
+  if (worst->nans > 0)
+    printf(", %lld results NaN in the reference too", (long long)worst->nans);
+  printf(", worst %.2f of the bound, %.1f s\n", worst->worst_ratio, ms * 1e-3);
   if (!worst->ok)
     printf("     %s is %.9g, the reference says %.9g\n", worst->where, worst->out, worst->ref);
   else if (!ok)

@@ -57,6 +57,8 @@ static void judge(const struct slice *slice, const char *name, enum dtype type, 
   if (is_o && error.out_error > comparison->max_error)
     comparison->max_error = error.out_error;
   comparison->ok &= error.ok;
+  for (size_t k = 0; k < slice->count; k++)
+    comparison->nans += isnan(slice->ref[k]) && isnan(slice->out[k]);
   bool first = comparison->where[0] == '\0';
   if (!first && ratio <= comparison->worst_ratio)
     return;

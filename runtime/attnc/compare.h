@@ -14,6 +14,7 @@ struct comparison {
   double max_error;   /* of o, over everything compared */
   double bound;       /* of o, in the slice with the largest error / bound */
   int64_t near_ties;  /* rows left out */
+  int64_t nans;       /* elements that are NaN by the reference too */
   /* What ref_run found; `fault` raised: nothing was compared. */
   uint64_t visible, pairs;
   struct expr_fault fault;

@@ -98,9 +98,12 @@ static void print_check(const struct decode *decode)
     printf("%-11snone: the angles of rotated and quantised keys read an input\n", "check");
     return;
   }
-  printf("%-11s%s: largest error %.3g, %.2f of the bound, over %lld steps\n", "check",
+  printf("%-11s%s: largest error %.3g, %.2f of the bound, over %lld steps", "check",
          worst->ok ? "fine" : "WRONG", worst->max_error, worst->worst_ratio,
          (long long)decode->checked);
+  if (worst->nans > 0)
+    printf(", %lld results NaN in the reference too", (long long)worst->nans);
+  printf("\n");
   if (!worst->ok)
     printf("%-11s%s is %.9g, the reference has %.9g\n", "", worst->where, worst->out, worst->ref);
   if (decode->no_prefill != NULL)
@@ -180,6 +183,7 @@ static void print_json(const struct decode *decode, const struct figures *f)
     json_integer(&json, "checked", decode->checked);
     json_number(&json, "max_error", decode->comparison.max_error);
     json_number(&json, "worst_ratio", decode->comparison.worst_ratio);
+    json_integer(&json, "nans", decode->comparison.nans);
     if (decode->no_prefill == NULL)
       json_number(&json, "prefill_error", decode->prefill_error);
   }

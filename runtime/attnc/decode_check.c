@@ -307,10 +307,12 @@ static void note(struct decode *decode, const struct comparison *comparison)
   bool first = decode->checked++ == 0;
   decode->widest_bound = fmax(decode->widest_bound, comparison->bound);
   bool ok = (first || worst->ok) && comparison->ok;
+  int64_t nans = worst->nans + comparison->nans;
   if (first || comparison->worst_ratio >= worst->worst_ratio)
     *worst = *comparison;
   worst->ok = ok;
   worst->max_error = error;
+  worst->nans = nans;
 }
 
 static enum exit_status compare_with_content(struct decode *decode, struct decode_step *step,

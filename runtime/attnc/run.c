@@ -122,6 +122,8 @@ static void print_comparison(const struct run_state *state)
     printf(", at most %.2g of what the error rule allows", result->worst_ratio);
   if (result->near_ties > 0)
     printf(", %lld near ties left out", (long long)result->near_ties);
+  if (result->nans > 0)
+    printf(", %lld results NaN in the reference too", (long long)result->nans);
   printf("\n");
   if (!result->ok)
     printf("%-11s%s is %.9g, the reference says %.9g\n", "", result->where, result->out,
@@ -204,6 +206,7 @@ static void print_json(const struct run_state *state)
     json_number(&json, "max_error", state->comparison.max_error);
     json_number(&json, "worst_ratio", state->comparison.worst_ratio);
     json_integer(&json, "near_ties", state->comparison.near_ties);
+    json_integer(&json, "nans", state->comparison.nans);
     json_text(&json, "worst_element", state->comparison.where);
     json_close(&json, '}');
     if (state->expected.name != NULL)
