@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "runtime/attnc/battery.h"
+#include "runtime/attnc/common_options.h"
 #include "runtime/attnc/decode.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/json.h"
@@ -422,17 +423,13 @@ enum exit_status command_check(int argc, char **argv)
   const struct option options[] = {
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "check this type only", &request.type, 0, 0},
       {"quick", 'q', OPTION_FLAG, NULL, "small shapes only", &request.quick, 0, 0},
-      {"seed", 0, OPTION_NUMBER, "N", "of the random tensors; 0 by default", &request.seed, 0,
-       UINT64_MAX},
-      {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
-       &request.sets, 0, 0},
+      option_seed(&request.seed),
+      option_sets(&request.sets),
       {"name", 'n', OPTION_TEXT, "NAME", "check this attention only", &request.name, 0, 0},
-      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.target.device, 0, 0},
-      {"threads", 0, OPTION_NUMBER, "N", "threads; all processors by default",
-       &request.target.threads, 1, 1024},
-      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
-      {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
+      option_device(&request.target.device),
+      option_threads(&request.target.threads),
+      option_schedule(&request.schedule),
+      option_json(&request.json),
   };
   const struct usage usage = {
       .command = "check",

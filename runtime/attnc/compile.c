@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "compiler/pipeline.h"
+#include "runtime/attnc/common_options.h"
 #include "runtime/attnc/document.h"
 #include "runtime/attnc/launch_text.h"
 #include "runtime/attnc/spec_print.h"
@@ -292,13 +293,11 @@ enum exit_status command_compile(int argc, char **argv)
       {"emit", 'e', OPTION_CHOICE, "spec|tile|llvm|asm|ptx|obj|header|json",
        "the stage to write, by default obj or ptx; header, json: how PTX is launched",
        &request.emit, 0, 0},
-      {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
-       &request.sets, 0, 0},
-      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
+      option_sets(&request.sets),
+      option_schedule(&request.schedule),
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "of a spec without a `type`; f32 by default",
        &request.type, 0, 0},
-      {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
-       &request.name, 0, 0},
+      option_attention(&request.name),
       {"timings", 0, OPTION_FLAG, NULL, "print the time of each stage on stderr", &request.timings,
        0, 0},
       {"json", 0, OPTION_FLAG, NULL, "print errors of the spec as JSON on stdout", &request.json, 0,

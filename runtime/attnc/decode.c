@@ -1,6 +1,7 @@
 /* attnc decode: a sequence grows token by token in a cache, and what comes out is checked and
  * timed. */
 #include "runtime/attnc/decode.h"
+#include "runtime/attnc/common_options.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -297,23 +298,17 @@ enum exit_status command_decode(int argc, char **argv)
        MOST_ROWS},
       {"in", 'i', OPTION_LIST, "[NAME=]FILE",
        "q, k, v and inputs of all tokens from files instead of random ones", &request.files, 0, 0},
-      {"seed", 0, OPTION_NUMBER, "N", "of the random tensors; 0 by default", &request.seed, 0,
-       UINT64_MAX},
-      {"param", 'p', OPTION_LIST, "NAME=VALUE", "a parameter's value", &request.params, 0, 0},
-      {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
-       &request.sets, 0, 0},
-      {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "of q, k and v; converts floats of files",
-       &request.type, 0, 0},
-      {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
-       &request.name, 0, 0},
-      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.target.device, 0, 0},
-      {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
-       &request.target.threads, 1, 1024},
-      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
+      option_seed(&request.seed),
+      option_params(&request.params),
+      option_sets(&request.sets),
+      option_tensor_type(&request.type),
+      option_attention(&request.name),
+      option_device(&request.target.device),
+      option_threads(&request.target.threads),
+      option_schedule(&request.schedule),
       {"no-check", 0, OPTION_FLAG, NULL, "do not compare with the reference", &request.unchecked, 0,
        0},
-      {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
+      option_json(&request.json),
   };
   const struct usage usage = {
       .command = "decode",

@@ -1,5 +1,6 @@
 /* attnc explain: what a spec costs, and why it runs as it does. */
 #include "runtime/attnc/explain.h"
+#include "runtime/attnc/common_options.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -255,20 +256,18 @@ enum exit_status command_explain(int argc, char **argv)
   const struct option options[] = {
       {"target", 't', OPTION_TEXT, "TARGET", "what it is compiled for: host or sm_80",
        &request.target, 0, 0},
-      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
+      option_schedule(&request.schedule),
       {"shape", 0, OPTION_TEXT, "B=1,NQ=512,NK=512", "sizes to count tiles, FLOPs and bytes for",
        &request.shape, 0, 0},
       {"in", 'i', OPTION_LIST, "[NAME=]FILE", "inputs of the mask; sizes too, without --shape",
        &request.files, 0, 0},
       {"seed", 0, OPTION_NUMBER, "N", "of the inputs that no file has; 0 by default", &request.seed,
        0, UINT64_MAX},
-      {"param", 'p', OPTION_LIST, "NAME=VALUE", "a parameter's value", &request.params, 0, 0},
-      {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
-       &request.sets, 0, 0},
+      option_params(&request.params),
+      option_sets(&request.sets),
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "of a spec without a `type`; f16 by default",
        &request.type, 0, 0},
-      {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
-       &request.name, 0, 0},
+      option_attention(&request.name),
       {"context", 0, OPTION_NUMBER, "TOKENS", "size of the cache for so many tokens",
        &request.context, 0, UINT64_C(1) << 40},
       {"layers", 0, OPTION_NUMBER, "N", "and for so many layers; 1 by default", &request.layers, 1,
@@ -285,7 +284,7 @@ enum exit_status command_explain(int argc, char **argv)
       {"compare", 'c', OPTION_FLAG, NULL, "several specs in one table", &request.compare, 0, 0},
       {"output", 'o', OPTION_TEXT, "FILE.png", "with --compare: a bar chart", &request.output, 0,
        0},
-      {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
+      option_json(&request.json),
   };
   const struct usage usage = {
       .command = "explain",

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/attnc/common_options.h"
 #include "runtime/attnc/compare.h"
 #include "runtime/attnc/device.h"
 #include "runtime/attnc/json.h"
@@ -300,21 +301,14 @@ enum exit_status command_run(int argc, char **argv)
        &request.files, 0, 0},
       {"random", 'r', OPTION_TEXT, "B=1,NQ=512,NK=512", "random tensors of these sizes instead",
        &request.random, 0, 0},
-      {"seed", 0, OPTION_NUMBER, "N", "of the random tensors; 0 by default", &request.seed, 0,
-       UINT64_MAX},
-      {"param", 'p', OPTION_LIST, "NAME=VALUE", "a parameter's value for this launch",
-       &request.params, 0, 0},
-      {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
-       &request.sets, 0, 0},
-      {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "of q, k and v; converts floats of files",
-       &request.type, 0, 0},
-      {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
-       &request.name, 0, 0},
-      {"device", 'd', OPTION_TEXT, "DEVICE", "where to compute: cpu, the default, or cuda:N",
-       &request.target.device, 0, 0},
-      {"threads", 0, OPTION_NUMBER, "N", "threads that compute; all processors by default",
-       &request.target.threads, 1, 1024},
-      {"schedule", 0, OPTION_LIST, "NAME=N", SCHEDULE_OPTION_HELP, &request.schedule, 0, 0},
+      option_seed(&request.seed),
+      option_params(&request.params),
+      option_sets(&request.sets),
+      option_tensor_type(&request.type),
+      option_attention(&request.name),
+      option_device(&request.target.device),
+      option_threads(&request.target.threads),
+      option_schedule(&request.schedule),
       {"repeat", 0, OPTION_NUMBER, "N", "timed launches after the first; 5 by default",
        &request.repeat, 1, MAX_REPEAT},
       {"compare", 'c', OPTION_FLAG, NULL, "compare with the reference; exit with 1 if it differs",
@@ -326,7 +320,7 @@ enum exit_status command_run(int argc, char **argv)
        PREPARE_MAX_SIZE},
       {"output", 'o', OPTION_TEXT, "FILE", "write the results to a .safetensors or .npy file",
        &request.output, 0, 0},
-      {"json", 0, OPTION_FLAG, NULL, "print JSON", &request.json, 0, 0},
+      option_json(&request.json),
   };
   const struct usage usage = {
       .command = "run",

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "runtime/attnc/common_options.h"
 #include "runtime/attnc/explain.h"
 #include "runtime/attnc/show_picture.h"
 
@@ -412,12 +413,10 @@ enum exit_status command_show(int argc, char **argv)
        &explain->files, 0, 0},
       {"seed", 0, OPTION_NUMBER, "N", "of the tensors that no file has; 0 by default",
        &explain->seed, 0, UINT64_MAX},
-      {"param", 'p', OPTION_LIST, "NAME=VALUE", "a parameter's value", &explain->params, 0, 0},
-      {"set", 's', OPTION_LIST, "NAME=VALUE", "a const parameter, or a new default of another",
-       &explain->sets, 0, 0},
+      option_params(&explain->params),
+      option_sets(&explain->sets),
       {"type", 0, OPTION_CHOICE, "any|f32|f16|bf16", "of q, k and v", &explain->type, 0, 0},
-      {"name", 'n', OPTION_TEXT, "NAME", "which attention of the file; the first by default",
-       &explain->name, 0, 0},
+      option_attention(&explain->name),
       {"head", 0, OPTION_TEXT, "H|all", "the query head, or a grid of all; 0 by default",
        &request.head, 0, 0},
       {"batch", 0, OPTION_NUMBER, "B", "the sequence; 0 by default", &request.batch, 0, MAX_SIDE},
@@ -427,7 +426,7 @@ enum exit_status command_show(int argc, char **argv)
        &request.tile_rows, 1, MAX_SIDE},
       {"tile-keys", 0, OPTION_NUMBER, "N", "keys of a tile", &request.tile_keys, 1, MAX_SIDE},
       {"output", 'o', OPTION_TEXT, "FILE.png", "draw a picture", &explain->output, 0, 0},
-      {"json", 0, OPTION_FLAG, NULL, "print JSON", &explain->json, 0, 0},
+      option_json(&explain->json),
   };
   const struct usage usage = {
       .command = "show",

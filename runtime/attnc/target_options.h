@@ -5,8 +5,6 @@
 #include "compiler/pipeline.h"
 #include "runtime/attnc/options.h"
 
-#define SCHEDULE_OPTION_HELP "rows, columns, warps, ... of a tile, instead of the table's"
-
 /* Each a status other than FINE after a complaint, as fields of a schedule are that `target` does
  * not have. */
 enum exit_status target_option(const char *name, enum target *target);

@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include "compiler/target/host/host.h"
+#include "runtime/attnc/common_options.h"
 #include "runtime/attnc/json.h"
-#include "runtime/attnc/options.h"
 
 /* Targets that the language is designed for and this version does not lower to. */
 static const struct planned {
@@ -146,7 +146,7 @@ enum exit_status command_targets(int argc, char **argv)
 {
   bool json = false;
   const struct option options[] = {
-      {"json", 0, OPTION_FLAG, NULL, "print JSON", &json, 0, 0},
+      option_json(&json),
   };
   const struct usage usage = {
       .command = "targets",
